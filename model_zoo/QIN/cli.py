@@ -1,0 +1,52 @@
+"""What the front doors share: common arguments, and errors as messages."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from model_zoo.QIN.errors import InputError
+
+
+def experiment_parser(description: str, config: Path) -> argparse.ArgumentParser:
+    """Arguments of every command that works on one experiment.
+
+    Args:
+        description: For ``--help``.
+        config: The default configuration folder.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--expid", required=True, help="experiment id in model_config.yaml")
+    parser.add_argument("--config", default=str(config), help="folder with the YAML files")
+    parser.add_argument("--gpu", type=int, default=-1, help="CUDA device, -1 for CPU")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings of the experiment or its data set",
+    )
+    return parser
+
+
+def run_command(
+    command: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse, run, and turn a user's mistake into a message and exit code 2."""
+    arguments = parser.parse_args(argv)
+    try:
+        command(arguments)
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""Files to checked tensors: from here on an item is an integer."""

@@ -1,0 +1,74 @@
+"""item_info as tensors: after this, an item's features are one row look-up on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from model_zoo.QIN.data.spec import FeatureSpec
+
+
+class ItemTable(nn.Module):
+    """The features of every item; row k is item k, row 0 is padding.
+
+    A module without parameters: it follows the model to its device, and its buffers are
+    non-persistent, so a checkpoint stays as small as one without the table.
+
+    Args:
+        columns: Feature name -> tensor whose first dimension is the item,
+            (I,) for scalar features and (I, width) for lists and vectors.
+
+    Raises:
+        ValueError: If there is no column or the columns differ in their number of items.
+
+    Example:
+        >>> table = ItemTable({"item_id": torch.arange(3), "tags": torch.zeros(3, 5)})
+        >>> {name: tuple(rows.shape) for name, rows in table(torch.tensor([2, 2])).items()}
+        {'item_id': (2,), 'tags': (2, 5)}
+    """
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        super().__init__()
+        sizes = {name: column.shape[0] for name, column in columns.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"an item table needs columns of one length, got {sizes}")
+        self.num_items = next(iter(sizes.values()))
+        # Buffers are named by position: a feature's name may be no identifier.
+        self._names = list(columns)
+        for i, column in enumerate(columns.values()):
+            self.register_buffer(f"column_{i}", column, persistent=False)
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        """Features of the items ``ids`` (n,), by name, each with first dimension n."""
+        return {
+            name: self.get_buffer(f"column_{i}").index_select(0, ids)
+            for i, name in enumerate(self._names)
+        }
+
+
+def load_item_table(path: str | Path, features: list[FeatureSpec]) -> ItemTable:
+    """Read the ``source: item`` features of a checked item_info file.
+
+    Args:
+        path: Parquet file, row k = item k.
+        features: The features to read.
+    """
+    frame = pl.read_parquet(path, columns=[feature.name for feature in features])
+    return ItemTable(
+        {feature.name: to_tensor(frame[feature.name], feature) for feature in features}
+    )
+
+
+def to_tensor(values: pl.Series, feature: FeatureSpec) -> Tensor:
+    """A checked column as a tensor: (n,) or (n, width), int32 for ids and float32 for numbers."""
+    dtype = np.float32 if feature.type in ("numeric", "embedding") else np.int32
+    if isinstance(values.dtype, (pl.List, pl.Array)):
+        width = feature.pretrain_dim if feature.type == "embedding" else feature.max_len
+        flat = values.explode(empty_as_null=False).to_numpy().astype(dtype)
+        return torch.from_numpy(flat.reshape(len(values), width or -1))
+    # polars may hand out a read-only view of its own memory; torch wants one it may write.
+    return torch.from_numpy(values.to_numpy().astype(dtype))

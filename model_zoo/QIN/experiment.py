@@ -1,0 +1,190 @@
+"""What ``run_expid.py`` does, step by step: from an experiment id to metrics and a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.preprocess import FeatureProcessor, build_dataset
+from fuxictr.pytorch.dataloaders import RankDataLoader
+from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.utils import print_to_json, print_to_list, set_logger
+from sklearn.metrics import roc_auc_score
+
+from model_zoo import get_model
+from model_zoo.QIN.config import Experiment, load_experiment
+from model_zoo.QIN.curve import draw_training_curve
+from model_zoo.QIN.data.demo import generate_demo
+from model_zoo.QIN.data.item_table import load_item_table
+from model_zoo.QIN.data.loader import HistoryLoader
+from model_zoo.QIN.data.schema import check_dataset
+from model_zoo.QIN.data.spec import DatasetSpec
+from model_zoo.QIN.errors import InputError
+
+
+def run_experiment(
+    config_dir: str, expid: str, gpu: int = -1, overrides: Sequence[str] = ()
+) -> dict[str, Mapping[str, float]]:
+    """Train an experiment and evaluate its best checkpoint.
+
+    Writes, under ``model_root/dataset_id``, the log, the best checkpoint and the training
+    curve, and appends FuxiCTR's result line to ``<name of config_dir>.csv``.
+
+    Args:
+        config_dir: Folder with the YAML files.
+        expid: Experiment id.
+        gpu: CUDA device, -1 for CPU.
+        overrides: ``key=value`` strings that replace settings.
+
+    Returns:
+        Metrics by split: ``valid``, and ``test`` if it is labelled.
+
+    Raises:
+        InputError: If a setting, a file or a value in a file is wrong.
+    """
+    experiment = load_experiment(config_dir, expid, overrides)
+    params = experiment.params
+    folder = Path(params["model_root"]) / experiment.dataset.dataset_id
+    require_writable(folder)
+    prepare_dataset(experiment.dataset)
+    splits = check_dataset(experiment.dataset)
+
+    set_logger(params)
+    logging.info("Params: " + print_to_json(params))
+    report_device(gpu)
+    seed_everything(params["seed"])
+    feature_map = build_feature_map(params)
+    loaders = {"dataset": experiment.dataset, "data_loader": HistoryLoader}
+    train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
+    _require_an_evaluation(params, len(train))
+    model = build_model(experiment, feature_map, gpu)
+    model.count_parameters()
+    model.fit(train, validation_data=valid, **params)
+    draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
+
+    logging.info("****** Validation evaluation ******")
+    results = {"valid": model.evaluate(valid)}
+    if experiment.dataset.oracle and "AUC" in results["valid"]:
+        logging.info(compare_with_oracle(experiment.dataset, results["valid"]["AUC"]))
+    if "test" in splits and splits["test"].labelled:
+        logging.info("****** Test evaluation ******")
+        test = RankDataLoader(feature_map, stage="test", **params, **loaders)
+        results["test"] = model.evaluate(test)
+    _append_result_line(Path(config_dir), experiment, results)
+    return results
+
+
+def require_writable(folder: Path) -> None:
+    """Fail before the work rather than after it.
+
+    Raises:
+        InputError: If a file cannot be created in the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
+
+
+def prepare_dataset(dataset: DatasetSpec) -> None:
+    """Generate a demo data set that is not there yet."""
+    if dataset.demo is None or Path(dataset.train_data).is_file():
+        return
+    folder = Path(dataset.train_data).parent
+    require_writable(folder)
+    print(f"Generating {dataset.dataset_id} in {folder}", flush=True)
+    generate_demo(folder, **dataset.demo.model_dump(exclude_none=True))
+
+
+def build_feature_map(params: Mapping[str, Any]) -> FeatureMap:
+    """FuxiCTR's feature map for data that is encoded already.
+
+    FuxiCTR's processor leaves its map, a pickle and the vocabularies in ``data_root``. They
+    go to a temporary folder: the data may be read-only, and a map left by an earlier
+    configuration would be taken for the present one.
+    """
+    with tempfile.TemporaryDirectory() as data_root:
+        settings = {**params, "data_root": data_root}
+        build_dataset(FeatureProcessor(**settings), **settings)
+        folder = os.path.join(data_root, params["dataset_id"])
+        feature_map = FeatureMap(params["dataset_id"], folder)
+        feature_map.load(os.path.join(folder, "feature_map.json"), dict(params))
+    return feature_map
+
+
+def build_model(experiment: Experiment, feature_map: FeatureMap, gpu: int) -> Any:
+    """The experiment's model, with its item table, on its device.
+
+    Raises:
+        InputError: If the model refuses a hyper-parameter.
+    """
+    features = [
+        feature
+        for feature in experiment.dataset.features(of_items=True)
+        if feature.name in feature_map.features
+    ]
+    model_class = get_model(experiment.run.model)
+    table = load_item_table(experiment.dataset.item_info, features)
+    try:
+        return model_class(feature_map, gpu=gpu, item_table=table, **experiment.params)
+    except ValueError as error:
+        raise InputError(f"experiment '{experiment.run.model_id}': {error}") from None
+
+
+def report_device(gpu: int) -> None:
+    """Say once where the model runs when that is not where it was asked to.
+
+    Raises:
+        InputError: If CUDA is there, but not that device.
+    """
+    if gpu < 0:
+        return
+    if not torch.cuda.is_available():
+        logging.info("CUDA is not available: --gpu %d runs on the CPU", gpu)
+    elif gpu >= torch.cuda.device_count():
+        raise InputError(f"--gpu {gpu}: expected 0..{torch.cuda.device_count() - 1}, or -1")
+
+
+def compare_with_oracle(dataset: DatasetSpec, auc: float) -> str:
+    """The valid AUC beside the best that any model can reach on generated data."""
+    oracle = pl.read_parquet(dataset.oracle).filter(pl.col("split") == "valid")
+    best = float(roc_auc_score(oracle["label"], oracle["probability"]))
+    share = (auc - 0.5) / (best - 0.5)
+    return (
+        f"[Oracle] valid AUC {auc:.6f}, best reachable {best:.6f}: {share:.1%} of the way from 0.5"
+    )
+
+
+def _require_an_evaluation(params: Mapping[str, Any], steps_per_epoch: int) -> None:
+    steps = steps_per_epoch * params["epochs"]
+    if params.get("eval_steps", 0) > steps:
+        raise InputError(
+            f"eval_steps is {params['eval_steps']}, but the training has {steps} steps: "
+            "it would end without an evaluation or a checkpoint"
+        )
+
+
+def _append_result_line(
+    config_dir: Path, experiment: Experiment, results: Mapping[str, Mapping[str, float]]
+) -> None:
+    """FuxiCTR's line in ``<config>.csv``."""
+    line = (
+        f" {datetime.now():%Y%m%d-%H%M%S},[command] python {shlex.join(sys.argv)},"
+        f"[exp_id] {experiment.run.model_id},[dataset_id] {experiment.dataset.dataset_id},"
+        f"[train] N.A.,[val] {print_to_list(results['valid'])},"
+        f"[test] {print_to_list(results.get('test', {}))}\n"
+    )
+    with open(f"{config_dir.resolve().name}.csv", "a", encoding="utf-8") as file:
+        file.write(line)

@@ -1,0 +1,243 @@
+"""QIN as a FuxiCTR model: wires embeddings, attention and quadratic network together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import pydantic
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from model_zoo import register
+from model_zoo.QIN.checkpoint import load_checkpoint
+from model_zoo.QIN.data.item_table import ItemTable
+from model_zoo.QIN.data.loader import LENGTH_SUFFIX
+from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.files import write_aside
+from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
+
+# FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
+Regularizer = Annotated[
+    str, pydantic.Field(pattern=r"^(l[12]\([^,()]+\)|l1_l2\([^,()]+,[^,()]+\))$")
+]
+
+
+@register("QIN")
+class QIN(BaseModel):
+    """Quadratic Interest Network (arXiv 2504.17699) for multimodal CTR prediction.
+
+    The features of the target item and of each history item go through the same embedding
+    tables; adaptive sparse target attention pools the history; the quadratic neural network
+    crosses ``[row features; target; interest]`` into one logit. The distinct items of a
+    batch are encoded once and gathered, however often they occur.
+
+    Args:
+        feature_map: FuxiCTR's feature map. Features with ``source: item`` form the item
+            vector, in its order; all others describe the row.
+        model_id: Experiment id; names the checkpoint.
+        gpu: CUDA device, -1 for CPU.
+        learning_rate: Initial learning rate.
+        embedding_dim: Width of each feature's embedding.
+        num_layers: Quadratic layers N.
+        num_row: Rows R of each quadratic layer; the authors advise 3 where 4 is unstable.
+        net_dropout: Dropout in the quadratic network.
+        batch_norm: Batch normalisation in the quadratic network.
+        accumulation_steps: Batches whose gradients are averaged into one optimizer step.
+        factor: The learning rate is multiplied by this after an evaluation that did not
+            improve the monitor (floor 1e-6).
+        embedding_regularizer: λ of (λ/2)·‖table‖², over every table and projection.
+        net_regularizer: The same over all other weights.
+        item_col: Name of the column with the target's item id.
+        history_col: Name of the column with the history's item ids.
+        item_table: The item features of every item.
+        **kwargs: FuxiCTR's own arguments (``optimizer``, ``loss``, ``metrics``, ...).
+
+    Raises:
+        ValueError: If an argument is out of range, or no feature has ``source: item``.
+
+    Shapes (B rows, T history items of the whole batch):
+        Input batch: ``item_col`` (B,), row features (B, ...), and the history either packed,
+        ``history_col`` (T,) with ``history_col + "_length"`` (B,), or padded with zeros on
+        any side, ``history_col`` (B, L). Output: ``y_pred`` and ``logit``, (B, 1).
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "QIN",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 128,
+        num_layers: int = 4,
+        num_row: int = 4,
+        net_dropout: float = 0.1,
+        batch_norm: bool = True,
+        accumulation_steps: int = 1,
+        factor: float = 0.5,
+        embedding_regularizer: float | Regularizer | None = None,
+        net_regularizer: float | Regularizer | None = None,
+        item_col: str = "item_id",
+        history_col: str = "item_seq",
+        *,
+        item_table: ItemTable,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        if embedding_dim < 1 or accumulation_steps < 1:
+            raise ValueError(
+                "embedding_dim and accumulation_steps must be at least 1, "
+                f"got {embedding_dim=}, {accumulation_steps=}"
+            )
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"factor must be in (0, 1], got {factor}")
+        item_dim = feature_map.sum_emb_out_dim(feature_source="item")
+        if item_dim == 0:
+            raise ValueError("no feature has source: item, so there is no item vector")
+        self.accumulation_steps = accumulation_steps
+        self.factor = factor
+        self.item_col = item_col
+        self.history_col = history_col
+        self.row_features = [
+            name
+            for name, spec in feature_map.features.items()
+            if spec["type"] != "meta" and spec["source"] != "item"
+        ]
+        if not sys.stdout.isatty():
+            self._verbose = 0  # FuxiCTR's progress bars are for people
+        self.evaluations: list[dict[str, float]] = []
+        self._loss_sum: Tensor | float = 0.0
+        self._loss_count = 0
+        self._rows_in_step = 0
+
+        self.item_table = item_table
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        for module in self.embedding_layer.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_pre_hook(_in_dtype_of_weight)
+        self.attention = AdaptiveSparseTargetAttention(item_dim)
+        self.qnn = QuadraticNeuralNetwork(
+            feature_map.sum_emb_out_dim() + item_dim,
+            num_layers=num_layers,
+            num_row=num_row,
+            net_dropout=net_dropout,
+            batch_norm=batch_norm,
+        )
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        target_ids = self._on_device(inputs[self.item_col]).long()
+        history_ids, rows = self._packed_history(inputs)
+        ids = torch.cat([target_ids, history_ids])
+        distinct, index = torch.unique(ids, return_inverse=True)
+        items = self.embedding_layer(self.item_table(distinct), flatten_emb=True)  # (U, D)
+        target = items.index_select(0, index[: len(target_ids)])  # (B, D)
+        history = items.index_select(0, index[len(target_ids) :])  # (T, D)
+        parts = [target, self.attention.packed(target, history, rows)]
+        if self.row_features:
+            row = {name: self._on_device(inputs[name]) for name in self.row_features}
+            parts.insert(0, self.embedding_layer(row, flatten_emb=True))
+        logit = self.qnn(torch.cat(parts, dim=1))  # (B, 1)
+        return {"y_pred": self.output_activation(logit), "logit": logit}
+
+    def _packed_history(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Ids of the real history items (T,) and the batch row of each (T,)."""
+        history = self._on_device(inputs[self.history_col]).long()
+        if history.dim() == 2:
+            rows, slots = history.nonzero(as_tuple=True)
+            return history[rows, slots], rows
+        length = self._on_device(inputs[self.history_col + LENGTH_SUFFIX])
+        # output_size spares a CUDA device the wait for the sum of the lengths.
+        rows = torch.arange(len(length), device=self.device)
+        return history, rows.repeat_interleave(length, output_size=len(history))
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def train_step(self, batch_data: Mapping[str, Tensor]) -> Tensor:
+        """One batch; an optimizer step after ``accumulation_steps`` of them.
+
+        A step's gradient is that of the mean over all its rows, whatever the batches'
+        sizes, also for the incomplete last group of an epoch.
+        """
+        y_true = self.get_labels(batch_data)
+        loss = self.compute_loss(self.forward(batch_data), y_true)
+        accumulate = self.accumulation_steps > 1
+        (loss * len(y_true) if accumulate else loss).backward()
+        self._rows_in_step += len(y_true)
+        if (self._batch_index + 1) % self.accumulation_steps == 0 or (
+            self._batch_index + 1 == self._steps_per_epoch
+        ):
+            if accumulate:
+                for parameter in self.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self._rows_in_step)
+            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self._rows_in_step = 0
+        self._loss_sum = self._loss_sum + loss.detach()
+        self._loss_count += 1
+        return loss
+
+    def lr_decay(self, factor: float | None = None, min_lr: float = 1e-6) -> float:
+        """FuxiCTR's decay with the experiment's ``factor``."""
+        return super().lr_decay(self.factor if factor is None else factor, min_lr)
+
+    def checkpoint_and_earlystop(self, logs: dict[str, float], min_delta: float = 1e-6) -> None:
+        """FuxiCTR's decision, after noting the evaluation for the training curve."""
+        self.evaluations.append(
+            {
+                "epoch": self._total_steps / self._steps_per_epoch,
+                "train_loss": float(self._loss_sum) / self._loss_count,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                **logs,
+            }
+        )
+        self._loss_sum, self._loss_count = 0.0, 0
+        super().checkpoint_and_earlystop(logs, min_delta)
+
+    def evaluate_metrics(
+        self,
+        y_true: np.ndarray,
+        y_pred: np.ndarray,
+        metrics: list[str],
+        group_id: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """FuxiCTR's metrics, refusing predictions of a model that diverged."""
+        if not np.isfinite(y_pred).all():
+            raise InputError(
+                f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
+                "predictions are not finite: training diverged; try a lower learning_rate "
+                f"(now {self.optimizer.param_groups[0]['lr']:g}) or num_row"
+            )
+        result: dict[str, float] = super().evaluate_metrics(y_true, y_pred, metrics, group_id)
+        return result
+
+    def save_weights(self, checkpoint: str) -> None:
+        """Write the weights; the file appears only when it is complete."""
+        with write_aside(checkpoint) as partial:
+            torch.save(self.state_dict(), partial)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
+        load_checkpoint(self, checkpoint)
+
+
+def _in_dtype_of_weight(module: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """FuxiCTR casts numbers to float32; this lets ``model.double()`` compute in float64."""
+    return (inputs[0].to(module.weight.dtype),)

@@ -1,0 +1,54 @@
+"""Registry of the model packages in this folder.
+
+A model package is a folder whose ``model.py`` has a class under ``@register("Name")``;
+``model: Name`` in YAML selects it. They are imported on the first look-up, so that
+importing a layer does not import FuxiCTR.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TypeVar
+
+_MODELS: dict[str, type] = {}
+_Model = TypeVar("_Model", bound=type)
+
+
+def register(name: str) -> Callable[[_Model], _Model]:
+    """Class decorator: make a model available under ``name``.
+
+    Raises:
+        ValueError: If another class already has that name.
+    """
+
+    def decorate(cls: _Model) -> _Model:
+        if _MODELS.get(name, cls) is not cls:
+            raise ValueError(f"model name '{name}' is already taken by {_MODELS[name]}")
+        _MODELS[name] = cls
+        return cls
+
+    return decorate
+
+
+def available_models() -> list[str]:
+    """Names of all registered models, sorted."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}.model")
+    return sorted(_MODELS)
+
+
+def get_model(name: str) -> type:
+    """The model class registered under ``name``.
+
+    Raises:
+        ValueError: If there is none; the message names the known ones.
+    """
+    known = available_models()
+    if name not in known:
+        nearest = get_close_matches(name, known, n=1)
+        hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+        raise ValueError(f"model '{name}' is not registered{hint}; known: {', '.join(known)}")
+    return _MODELS[name]

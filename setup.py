@@ -1,0 +1,32 @@
+"""Packaging of QIN for FuxiCTR."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "hypothesis>=6.100"]
+DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "pandas-stubs", "types-PyYAML", "pre-commit"]
+
+setup(
+    name="fuxictr-qin",
+    version="0.1.0",
+    description="Quadratic Interest Network for multimodal CTR prediction, as a FuxiCTR model",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["model_zoo", "model_zoo.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "fuxictr>=2.3.10",
+        "torch>=2.7",
+        "numpy>=1.26",
+        "polars>=1.40.1,<2",
+        "pyarrow>=15",
+        "pydantic>=2.7",
+        "pyyaml>=6.0.1",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": TEST, "dev": DEV},
+)

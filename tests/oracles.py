@@ -1,0 +1,109 @@
+"""The formulas, slow and plain: what the fast code is compared with.
+
+Everything is written as it is printed (keys and values built, padding multiplied, one row
+after the other where that is clearer), in whatever dtype the inputs have.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def target_attention(attention: nn.Module, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+    """ASTA with keys and values: target (B, D), history (B, L, D), mask (B, L) -> (B, D)."""
+    q = target @ attention.W_q.weight.T  # (B, A)
+    k = history @ attention.W_k.weight.T  # (B, L, A)
+    v = history @ attention.W_v.weight.T  # (B, L, A)
+    score = torch.einsum("bla,ba->bl", k, q) * mask / math.sqrt(q.shape[1])
+    weight = torch.relu(score)
+    pooled = torch.einsum("bl,bla->ba", weight, v)
+    return pooled @ attention.W_o.weight.T + target
+
+
+def quadratic_layer(layer: nn.Module, x: Tensor) -> Tensor:
+    """z = Σ_r x ⊙ (W_r x + b_r), row by row; without dropout."""
+    z = torch.zeros_like(x)
+    for r in range(layer.num_row):
+        rows = slice(r * layer.dim, (r + 1) * layer.dim)
+        h = x @ layer.linear.weight[rows].T
+        if layer.linear.bias is not None:
+            h = h + layer.linear.bias[rows]
+        z = z + x * h
+    return z
+
+
+def quadratic_network(network: nn.Module, x: Tensor) -> Tensor:
+    """The QNN in evaluation mode: batch norm by its running statistics."""
+    for layer, norm, activation in zip(
+        network.layers, network.norms, network.activations, strict=True
+    ):
+        z = quadratic_layer(layer, x)
+        if isinstance(norm, nn.BatchNorm1d):
+            z = (z - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps)
+            z = z * norm.weight + norm.bias
+        x = torch.where(z > 0, z, activation.weight * z) + x
+    return x @ network.output.weight.T + network.output.bias
+
+
+def item_vectors(model: nn.Module, columns: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """Item vectors (n, D) of items (n,): the paper's set-up, tags pooled by a loop."""
+    tables = model.embedding_layer.embedding_layer.embedding_layers
+    encoders = model.embedding_layer.embedding_layer.feature_encoders
+    parts = []
+    for name in model.feature_map.features:
+        spec = model.feature_map.features[name]
+        if spec.get("source") != "item" or spec["type"] == "meta":
+            continue
+        values = columns[name][ids]
+        if spec["type"] == "categorical":
+            parts.append(tables[name].weight[values.long()])
+        elif spec["type"] == "sequence":
+            pooled = []
+            for tags in values.tolist():
+                real = [tag for tag in tags if tag != 0]
+                rows = tables[name].weight[real]
+                pooled.append(rows.sum(0) / max(len(real), 1))
+            parts.append(torch.stack(pooled))
+        elif spec["type"] == "embedding":
+            weight = encoders[name].weight
+            parts.append(values.to(weight.dtype) @ weight.T)
+        else:
+            weight = tables[name].weight
+            parts.append(values.to(weight.dtype).unsqueeze(1) @ weight.T)
+    return torch.cat(parts, dim=1)
+
+
+def qin_logit(model: nn.Module, columns: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """QIN's logit (B, 1) in evaluation mode, from a batch with a padded history (B, L)."""
+    history_ids = batch[model.history_col]
+    shape = history_ids.shape
+    target = item_vectors(model, columns, batch[model.item_col])
+    history = item_vectors(model, columns, history_ids.reshape(-1)).view(*shape, -1)
+    interest = target_attention(model.attention, target, history, history_ids != 0)
+    tables = model.embedding_layer.embedding_layer.embedding_layers
+    row = [tables[name].weight[batch[name].long()] for name in model.row_features]
+    return quadratic_network(model.qnn, torch.cat([*row, target, interest], dim=1))
+
+
+def packed_histories(histories: list[list[int]], max_len: int) -> list[list[int]]:
+    """The last ``max_len`` real items of every row."""
+    return [[item for item in row if item != 0][-max_len:] for row in histories]
+
+
+def group_auc(y_true: np.ndarray, y_pred: np.ndarray, groups: np.ndarray) -> float:
+    """gAUC: AUC of each group by counting pairs, averaged by the groups' rows."""
+    total, rows = 0.0, 0
+    for group in np.unique(groups):
+        mine = groups == group
+        positive, negative = y_pred[mine & (y_true == 1)], y_pred[mine & (y_true == 0)]
+        if len(positive) and len(negative):
+            wins = (positive[:, None] > negative).sum() + 0.5 * (
+                positive[:, None] == negative
+            ).sum()
+            total += wins / (len(positive) * len(negative)) * mine.sum()
+            rows += mine.sum()
+    return total / rows
