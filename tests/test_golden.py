@@ -22,10 +22,16 @@ def golden(shared: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def published_state(golden: dict[str, np.ndarray]) -> dict[str, Tensor]:
+def tensors(golden: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
     return {
-        k.removeprefix("state/"): torch.from_numpy(v) for k, v in golden.items() if "state/" in k
+        name.removeprefix(prefix): torch.from_numpy(value)
+        for name, value in golden.items()
+        if name.startswith(prefix)
     }
+
+
+def published_state(golden: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return tensors(golden, "state/")
 
 
 def build(golden: dict[str, np.ndarray], tmp_path: Path, dtype: torch.dtype) -> QIN:

@@ -69,19 +69,18 @@ class Experiment:
 
     Attributes:
         dataset: The data set.
-        run: The run's settings; ``model_id`` is the experiment id.
-        hyper_parameters: The model's constructor arguments.
+        run: The run's settings, with the model's own hyper-parameters as further fields;
+            ``model_id`` is the experiment id.
     """
 
     dataset: DatasetSpec
     run: RunSpec
-    hyper_parameters: dict[str, Any]
 
     @property
     def params(self) -> dict[str, Any]:
         """Everything as FuxiCTR's flat dictionary of keyword arguments."""
         dataset = self.dataset.model_dump(exclude_none=True)
-        return {**dataset, **self.run.model_dump(exclude_none=True), **self.hyper_parameters}
+        return {**dataset, **self.run.model_dump(exclude_none=True)}
 
 
 def load_experiment(
@@ -128,10 +127,7 @@ def load_experiment(
         problems += _cross_check(run, dataset)
     if problems or run is None or dataset is None:
         raise InputError(problems)
-    values = dict(run)
-    return Experiment(
-        dataset=dataset, run=run, hyper_parameters={key: values[key] for key in constructor}
-    )
+    return Experiment(dataset=dataset, run=run)
 
 
 def constructor_arguments(model_class: type) -> dict[str, Any]:

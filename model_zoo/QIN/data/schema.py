@@ -352,8 +352,11 @@ def _describe(path: str, scan: pl.LazyFrame, rule: Rule, count: int) -> str:
         .collect()
     )
     others = f" ({count} such rows)" if count > 1 else ""
+    found = first["found"].to_list()[0]
+    if isinstance(found, list) and len(found) > 8:
+        found = f"[{', '.join(map(str, found[:8]))}, ...]"
     return (
-        f"{path}: column '{rule.column}', row {first[ROW][0]}: found {first['found'][0]}, "
+        f"{path}: column '{rule.column}', row {first[ROW][0]}: found {found}, "
         f"expected {rule.expected}{others}"
     )
 

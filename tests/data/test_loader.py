@@ -1,0 +1,97 @@
+"""Batches against a loader that goes row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_zoo.QIN.config import load_experiment
+from model_zoo.QIN.data.loader import HistoryLoader, pack_histories
+from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.experiment import build_feature_map
+from tests import oracles
+
+HISTORIES = st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories=HISTORIES, max_len=st.integers(1, 9), dtype=st.sampled_from([pl.Int64, pl.UInt16]))
+def test_packing_drops_padding_and_the_oldest(
+    histories: list[list[int]], max_len: int, dtype: type[pl.DataType]
+) -> None:
+    items, lengths = pack_histories(pl.Series(histories, dtype=pl.List(dtype)), max_len)
+    expected = oracles.packed_histories(histories, max_len)
+    assert [part.tolist() for part in items.split(lengths.tolist())] == expected
+    assert items.dtype == torch.int32
+
+
+def test_fixed_size_lists_are_packed_alike() -> None:
+    histories = [[0, 0, 5], [1, 2, 3]]
+    fixed = pack_histories(pl.Series(histories, dtype=pl.Array(pl.Int32, 3)), 2)
+    assert [tensor.tolist() for tensor in fixed] == [[5, 2, 3], [1, 2]]
+
+
+def load(split: str = "train", **settings: object) -> tuple[HistoryLoader, pl.DataFrame]:
+    experiment = load_experiment("config", "QIN_test", ["group_id=user_id"])
+    feature_map = build_feature_map(experiment.params)
+    path = Path("data/MicroLens_demo") / f"{split}.parquet"
+    loader = HistoryLoader(feature_map, path, split=split, dataset=experiment.dataset, **settings)
+    return loader, pl.read_parquet(path)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("max_len", [3, 64])
+def test_batches_equal_a_plain_loader(workspace: Path, shuffle: bool, max_len: int) -> None:
+    loader, frame = load(batch_size=64, shuffle=shuffle, max_len=max_len, seed=5)
+    order = np.arange(len(frame))
+    if shuffle:
+        order = torch.randperm(len(frame), generator=torch.Generator().manual_seed(5)).numpy()
+    histories = oracles.packed_histories(frame["item_seq"].to_list(), max_len)
+    seen = 0
+    for batch in loader:
+        rows = order[seen : seen + len(batch["item_id"])]
+        seen += len(rows)
+        for name in ("item_id", "likes_level", "views_level", "user_id", "label"):
+            assert batch[name].tolist() == frame[name].gather(rows).to_list()
+        packed = batch["item_seq"].split(batch["item_seq_length"].tolist())
+        assert [part.tolist() for part in packed] == [histories[row] for row in rows]
+    assert seen == len(frame)
+    assert len(loader) == -(-len(frame) // 64)
+
+
+def test_each_epoch_has_an_order_of_its_own_and_seeds_repeat(workspace: Path) -> None:
+    def epochs(seed: int) -> list[list[int]]:
+        loader, _ = load(batch_size=100, shuffle=True, seed=seed)
+        return [torch.cat([b["item_id"] for b in loader]).tolist() for _ in range(2)]
+
+    first, second = epochs(1)
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert epochs(1) == [first, second]
+    assert epochs(2)[0] != first
+
+
+def test_the_test_split_has_no_label(workspace: Path) -> None:
+    loader, _ = load("test", batch_size=64)
+    assert all("label" not in batch for batch in loader)
+
+
+@pytest.mark.parametrize("batch_size", [599, 600, 601])
+def test_no_training_batch_has_a_single_row(workspace: Path, batch_size: int) -> None:
+    """Batch normalisation cannot train on one row, so it joins the batch before."""
+    loader, frame = load(batch_size=batch_size)
+    sizes = [len(batch["item_id"]) for batch in loader]
+    assert sum(sizes) == len(frame) == 600
+    assert len(sizes) == len(loader) == 1
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_len"])
+def test_sizes_below_one_are_refused(workspace: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} must be at least 1, got 0"):
+        load(**{name: 0})
