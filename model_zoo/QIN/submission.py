@@ -55,7 +55,9 @@ def write_submission(
             probability.
     """
     # A log file is the training's; this goes to the console only.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
     experiment = load_experiment(config_dir, expid, overrides)
     if experiment.dataset.test_data is None:
         raise InputError(f"data set '{experiment.dataset.dataset_id}' has no test_data")
