@@ -238,9 +238,13 @@ def test_group_auc(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     y_true, groups = random.integers(0, 2, 60).astype(float), random.integers(0, 9, 60)
     y_pred = random.random(60)
-    result = model.evaluate_metrics(y_true, y_pred, ["gAUC", "AUC"], groups)
+    names = ["gAUC", "AUC", "NDCG(k=3)"]
+    result = model.evaluate_metrics(y_true, y_pred, names, groups)
+    assert list(result) == names
     assert result["gAUC"] == pytest.approx(oracles.group_auc(y_true, y_pred, groups))
-    assert set(result) == {"gAUC", "AUC"}
+    assert 0 < result["NDCG(k=3)"] < 1
+    with pytest.raises(ValueError, match="gAUC need a group_id"):
+        model.evaluate_metrics(y_true, y_pred, ["gAUC"])
 
 
 def test_weights_survive_the_round_trip(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from fuxictr.utils import load_dataset_config, load_model_config
 from model_zoo import get_model
 from model_zoo.QIN.data.spec import DatasetSpec, Pooling, Spec, one_entry_per_column
 from model_zoo.QIN.errors import InputError
-
-METRICS = ("AUC", "logloss", "gAUC", "avgAUC", "MRR")
+from model_zoo.QIN.metrics import GROUP_METRICS, ROW_METRICS, is_group_metric
 
 
 class FeatureOverride(Spec):
@@ -270,12 +268,13 @@ def _cross_check(run: RunSpec, dataset: DatasetSpec) -> list[str]:
     monitored = [run.monitor] if isinstance(run.monitor, str) else list(run.monitor)
     used = list(dict.fromkeys([*run.metrics, *monitored]))
     for metric in used:
-        if metric not in METRICS and not re.fullmatch(r"NDCG\(k=\d+\)", metric):
+        if metric not in ROW_METRICS and not is_group_metric(metric):
+            known_metrics = (*ROW_METRICS, *GROUP_METRICS, "NDCG(k=5)")
             problems.append(
-                f"{where}: metric '{metric}' is unknown{suggestion(metric, METRICS)}; "
-                f"known: {', '.join(METRICS)}, NDCG(k=5)"
+                f"{where}: metric '{metric}' is unknown{suggestion(metric, known_metrics)}; "
+                f"known: {', '.join(known_metrics)}"
             )
-    by_group = [metric for metric in used if metric not in ("AUC", "logloss")]
+    by_group = [metric for metric in used if is_group_metric(metric)]
     if by_group and run.group_id is None:
         problems.append(f"{where}: {', '.join(by_group)} need a group_id, for example user_id")
     expected_mode = "min" if run.monitor == "logloss" else "max"

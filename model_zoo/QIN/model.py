@@ -21,6 +21,7 @@ from model_zoo.QIN.data.loader import LENGTH_SUFFIX
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.files import write_aside
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
+from model_zoo.QIN.metrics import evaluate_metrics
 
 # FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
 Regularizer = Annotated[
@@ -225,8 +226,7 @@ class QIN(BaseModel):
                 "predictions are not finite: training diverged; try a lower learning_rate "
                 f"(now {self.optimizer.param_groups[0]['lr']:g}) or num_row"
             )
-        result: dict[str, float] = super().evaluate_metrics(y_true, y_pred, metrics, group_id)
-        return result
+        return evaluate_metrics(y_true, y_pred, metrics, group_id)
 
     def save_weights(self, checkpoint: str) -> None:
         """Write the weights; the file appears only when it is complete."""
