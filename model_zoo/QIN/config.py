@@ -43,6 +43,7 @@ class RunSpec(Spec):
     batch_size: int = pydantic.Field(ge=1)
     max_len: int = pydantic.Field(64, ge=1)
     shuffle: bool = True
+    buffer_size: int = pydantic.Field(262_144, ge=1)
     group_id: str | None = None
     use_features: list[str] | None = None
     feature_specs: list[FeatureOverride] | None = None

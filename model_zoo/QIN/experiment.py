@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from model_zoo import get_model
 from model_zoo.QIN.config import Experiment, load_experiment
 from model_zoo.QIN.curve import draw_training_curve
 from model_zoo.QIN.data.demo import generate_demo
+from model_zoo.QIN.data.encode import encode_dataset
 from model_zoo.QIN.data.item_table import load_item_table
-from model_zoo.QIN.data.loader import HistoryLoader
-from model_zoo.QIN.data.schema import check_dataset
+from model_zoo.QIN.data.loader import make_loader
+from model_zoo.QIN.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
 
@@ -53,18 +55,17 @@ def run_experiment(
         InputError: If a setting, a file or a value in a file is wrong.
     """
     experiment = load_experiment(config_dir, expid, overrides)
-    params = experiment.params
-    folder = Path(params["model_root"]) / experiment.dataset.dataset_id
+    folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
     require_writable(folder)
-    prepare_dataset(experiment.dataset)
-    splits = check_dataset(experiment.dataset)
+    experiment, splits = prepare_dataset(experiment)
+    params = experiment.params
 
     set_logger(params)
     logging.info("Params: " + print_to_json(params))
     report_device(gpu)
     seed_everything(params["seed"])
     feature_map = build_feature_map(params)
-    loaders = {"dataset": experiment.dataset, "data_loader": HistoryLoader}
+    loaders = {"dataset": experiment.dataset, "data_loader": make_loader}
     train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
     _require_an_evaluation(params, len(train))
     model = build_model(experiment, feature_map, gpu)
@@ -98,8 +99,32 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
 
 
-def prepare_dataset(dataset: DatasetSpec) -> None:
-    """Generate a demo data set that is not there yet."""
+def prepare_dataset(
+    experiment: Experiment, *, splits: tuple[str, ...] = SPLITS
+) -> tuple[Experiment, dict[str, SplitSummary]]:
+    """Generate a demo data set that is not there yet, check the files, encode raw ones.
+
+    Args:
+        experiment: The experiment as configured.
+        splits: The splits that are needed.
+
+    Returns:
+        The experiment on integer data, and a summary of each split.
+
+    Raises:
+        InputError: If a file is missing or wrong.
+    """
+    generate_if_missing(experiment.dataset)
+    summaries = check_dataset(experiment.dataset, splits=splits)
+    if experiment.dataset.rebuild_dataset:
+        require_writable(Path(experiment.dataset.data_root) / experiment.dataset.dataset_id)
+        encoded = encode_dataset(experiment.dataset)
+        experiment = replace(experiment, dataset=encoded)
+    return experiment, summaries
+
+
+def generate_if_missing(dataset: DatasetSpec) -> None:
+    """Write the demo data set's files, if this is one and they are not there."""
     if dataset.demo is None or Path(dataset.train_data).is_file():
         return
     folder = Path(dataset.train_data).parent

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from model_zoo import register
 from model_zoo.QIN.checkpoint import load_checkpoint
+from model_zoo.QIN.data.block import LENGTH_SUFFIX
 from model_zoo.QIN.data.item_table import ItemTable
-from model_zoo.QIN.data.loader import LENGTH_SUFFIX
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.files import write_aside
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork

@@ -13,8 +13,7 @@ import polars as pl
 from fuxictr.pytorch.dataloaders import RankDataLoader
 
 from model_zoo.QIN.config import load_experiment
-from model_zoo.QIN.data.loader import HistoryLoader
-from model_zoo.QIN.data.schema import check_dataset
+from model_zoo.QIN.data.loader import make_loader
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.experiment import (
     build_feature_map,
@@ -63,8 +62,7 @@ def write_submission(
         raise InputError(f"data set '{experiment.dataset.dataset_id}' has no test_data")
     path = Path(folder) / f"{expid}.zip"
     require_writable(path.parent)
-    prepare_dataset(experiment.dataset)
-    check_dataset(experiment.dataset, splits=("test",))
+    experiment, _ = prepare_dataset(experiment, splits=("test",))
     report_device(gpu)
     params = experiment.params
     feature_map = build_feature_map(params)
@@ -75,7 +73,7 @@ def write_submission(
         stage="test",
         **params,
         dataset=experiment.dataset,
-        data_loader=HistoryLoader,
+        data_loader=make_loader,
     )
     write_zip(path, model.predict(test), task)
     logging.info("Wrote %s: %d rows, column %s", path, test.num_samples, task)

@@ -58,7 +58,7 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
     expids = load_experiment_ids(config_dir)
     experiments = [load_experiment(config_dir, expid) for expid in expids]
     for experiment in experiments:
-        prepare_dataset(experiment.dataset)  # here, rather than by several trials at once
+        prepare_dataset(experiment)  # here, rather than by several trials at once
     print(f"{len(expids)} trials on {len(gpus)} device(s), configured in {config_dir}", flush=True)
 
     outcomes = _run_all(expids, config_dir, gpus, script)

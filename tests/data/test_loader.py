@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_zoo.QIN.config import load_experiment
-from model_zoo.QIN.data.loader import HistoryLoader, pack_histories
+from model_zoo.QIN.data.block import pack_histories
+from model_zoo.QIN.data.loader import HistoryLoader, InMemoryLoader, StreamingLoader, make_loader
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.experiment import build_feature_map
 from tests import oracles
@@ -37,12 +39,20 @@ def test_fixed_size_lists_are_packed_alike() -> None:
     assert [tensor.tolist() for tensor in fixed] == [[5, 2, 3], [1, 2]]
 
 
-def load(split: str = "train", **settings: object) -> tuple[HistoryLoader, pl.DataFrame]:
+def load(
+    split: str = "train", *, folder: bool = False, **settings: object
+) -> tuple[HistoryLoader, pl.DataFrame]:
     experiment = load_experiment("config", "QIN_test", ["group_id=user_id"])
     feature_map = build_feature_map(experiment.params)
     path = Path("data/MicroLens_demo") / f"{split}.parquet"
-    loader = HistoryLoader(feature_map, path, split=split, dataset=experiment.dataset, **settings)
-    return loader, pl.read_parquet(path)
+    frame = pl.read_parquet(path)
+    if folder:
+        path = Path("data/parts")
+        path.mkdir(exist_ok=True)
+        for i, part in enumerate(frame.iter_slices(150)):
+            part.write_parquet(path / f"{i}.parquet", row_group_size=40)
+    loader = make_loader(feature_map, path, split=split, dataset=experiment.dataset, **settings)
+    return loader, frame
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -65,9 +75,39 @@ def test_batches_equal_a_plain_loader(workspace: Path, shuffle: bool, max_len: i
     assert len(loader) == -(-len(frame) // 64)
 
 
-def test_each_epoch_has_an_order_of_its_own_and_seeds_repeat(workspace: Path) -> None:
+@pytest.mark.parametrize("batch_size", [50, 64, 599, 700])
+@pytest.mark.parametrize("buffer_size", [1, 100, 10_000])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_folder_is_streamed_and_every_row_comes_once(
+    workspace: Path, shuffle: bool, buffer_size: int, batch_size: int
+) -> None:
+    loader, frame = load(
+        folder=True, shuffle=shuffle, buffer_size=buffer_size, batch_size=batch_size
+    )
+    assert isinstance(loader, StreamingLoader)
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    assert all(len(batch["item_id"]) >= batch_size for batch in batches[:-1])
+    names = ["user_id", "item_id", "likes_level", "views_level", "label"]
+    rows = list(zip(*(torch.cat([b[n] for b in batches]).tolist() for n in names), strict=True))
+    histories = [
+        part.tolist()
+        for batch in batches
+        for part in batch["item_seq"].split(batch["item_seq_length"].tolist())
+    ]
+    got = [(*row, *history) for row, history in zip(rows, histories, strict=True)]
+    kept = oracles.packed_histories(frame["item_seq"].to_list(), 64)
+    expected = [
+        (*row, *history) for row, history in zip(frame.select(names).rows(), kept, strict=True)
+    ]
+    assert sorted(got) == sorted(expected)
+    assert (got == expected) is not shuffle
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_each_epoch_has_an_order_of_its_own_and_seeds_repeat(workspace: Path, folder: bool) -> None:
     def epochs(seed: int) -> list[list[int]]:
-        loader, _ = load(batch_size=100, shuffle=True, seed=seed)
+        loader, _ = load(folder=folder, batch_size=100, shuffle=True, seed=seed)
         return [torch.cat([b["item_id"] for b in loader]).tolist() for _ in range(2)]
 
     first, second = epochs(1)
@@ -82,16 +122,30 @@ def test_the_test_split_has_no_label(workspace: Path) -> None:
     assert all("label" not in batch for batch in loader)
 
 
+@pytest.mark.parametrize("folder", [False, True])
 @pytest.mark.parametrize("batch_size", [599, 600, 601])
-def test_no_training_batch_has_a_single_row(workspace: Path, batch_size: int) -> None:
+def test_no_training_batch_has_a_single_row(workspace: Path, batch_size: int, folder: bool) -> None:
     """Batch normalisation cannot train on one row, so it joins the batch before."""
-    loader, frame = load(batch_size=batch_size)
+    loader, frame = load(folder=folder, batch_size=batch_size)
     sizes = [len(batch["item_id"]) for batch in loader]
     assert sum(sizes) == len(frame) == 600
     assert len(sizes) == len(loader) == 1
 
 
-@pytest.mark.parametrize("name", ["batch_size", "max_len"])
+def test_an_abandoned_epoch_ends_its_reader(workspace: Path) -> None:
+    loader, _ = load(folder=True, batch_size=50, buffer_size=50)
+    next(iter(loader))
+    reading = [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+    for thread in reading:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+
+def test_a_file_is_held_in_memory(workspace: Path) -> None:
+    assert isinstance(load()[0], InMemoryLoader)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_len", "buffer_size"])
 def test_sizes_below_one_are_refused(workspace: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"{name} must be at least 1, got 0"):
         load(**{name: 0})

@@ -1,31 +1,28 @@
-"""Batches of integers for FuxiCTR's ``RankDataLoader(data_loader=HistoryLoader)``."""
+"""Batches of integers for FuxiCTR's ``RankDataLoader(data_loader=make_loader)``."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import polars as pl
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.data.item_table import to_tensor
+from model_zoo.QIN.data.block import Block, concatenate, read_blocks
+from model_zoo.QIN.data.schema import parquet_files
 from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
 
-LENGTH_SUFFIX = "_length"
-ROWS_PER_READ = 65_536
+_T = TypeVar("_T")
 
 
-class HistoryLoader:
-    """One split in memory, cut into batches by slicing arrays.
-
-    Histories are stored packed: the real items of all rows one after the other, oldest
-    first, with a length per row. Padding is dropped while reading, whichever side it is on.
-    No feature of an item is here, only its id; the model looks features up on its device.
+class HistoryLoader(ABC):
+    """Cuts one split into batches; what the loaders below have in common.
 
     A batch of B rows is a dict of tensors:
         ``{history}`` (T,) int32, the history items of row 0, then of row 1, ...;
@@ -33,23 +30,26 @@ class HistoryLoader:
         ``{item}`` (B,) int32; every row feature and meta column the model or a group metric
         needs; ``{label}`` (B,) float32 where the split has labels.
 
+    Histories are packed: padding is dropped while reading, whichever side it is on. No
+    feature of an item is here, only its id; the model looks features up on its device.
+
     With ``shuffle``, the order depends on ``seed`` and the epoch, counted from the first
     iteration. A last batch of a single row joins the batch before it when training, since
     batch normalisation cannot learn from one row.
 
     Args:
         feature_map: FuxiCTR's feature map, for the label's name and the group id.
-        data_path: A checked parquet file.
+        data_path: A checked parquet file, or a folder of them.
         split: ``train``, ``valid`` or ``test``.
         batch_size: Rows in a batch.
         shuffle: Whether every epoch has an order of its own.
         dataset: The data set's specification.
         max_len: How many of the most recent history items a row keeps.
         seed: Of the shuffle.
-        **_: Whatever else FuxiCTR passes along from the experiment.
+        buffer_size: Rows that a streaming loader shuffles at a time.
 
     Raises:
-        InputError: If ``batch_size`` or ``max_len`` is below 1, or one row is to train.
+        InputError: If a size is below 1, or fewer than two rows are to train.
     """
 
     def __init__(
@@ -63,26 +63,25 @@ class HistoryLoader:
         dataset: DatasetSpec,
         max_len: int = 64,
         seed: int = 0,
-        **_: Any,
+        buffer_size: int = 262_144,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_len", max_len)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+        sizes = {"batch_size": batch_size, "max_len": max_len, "buffer_size": buffer_size}
+        problems = [f"{k} must be at least 1, got {v}" for k, v in sizes.items() if v < 1]
+        if problems:
+            raise InputError(problems)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
-        self.num_blocks = 1
-        self._history_col = dataset.history_col
+        self.files = parquet_files(data_path)
         self._pin = torch.cuda.is_available()
-
-        file = pq.ParquetFile(data_path)
-        # Meta columns serve only a group metric; test rows may have no label.
-        available = set(file.schema_arrow.names)
-        wanted = {*feature_map.labels, feature_map.group_id} & available
-        self._columns, self._items, self._lengths = _read(file, dataset, max_len, wanted)
-        self._starts = self._lengths.cumsum(0) - self._lengths
-        self.num_samples = len(self._lengths)
+        self._dataset = dataset
+        self._max_len = max_len
+        self._buffer_size = buffer_size
+        self._wanted = {*feature_map.labels, feature_map.group_id}
+        metadata = [pq.ParquetFile(file).metadata for file in self.files]
+        self.num_samples: int = sum(m.num_rows for m in metadata)
+        self.num_blocks: int = sum(m.num_row_groups for m in metadata)
         if split == "train" and self.num_samples < 2:
             raise InputError(f"{data_path}: {self.num_samples} row; training needs at least 2")
         self._join_last = split == "train" and batch_size > 1 and self.num_samples % batch_size == 1
@@ -92,97 +91,110 @@ class HistoryLoader:
         return -(-self.num_samples // self.batch_size) - self._join_last
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        order = None
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.num_samples, generator=generator)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        for i in range(len(self)):
-            start, stop = i * self.batch_size, (i + 1) * self.batch_size
-            if i == len(self) - 1:
-                stop = self.num_samples
-            batch = self._rows(start, stop) if order is None else self._gather(order[start:stop])
+        for block in self._batches(generator):
+            batch = block.batch()
             if self._pin:
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
             yield batch
 
-    def _rows(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Neighbouring rows are slices of every array."""
-        length = self._lengths[start:stop]
-        first = int(self._starts[start])
-        batch = {name: column[start:stop] for name, column in self._columns.items()}
-        batch[self._history_col] = self._items[first : first + int(length.sum())]
-        batch[self._history_col + LENGTH_SUFFIX] = length
-        return batch
+    @abstractmethod
+    def _batches(self, generator: torch.Generator) -> Iterator[Block]:
+        """The batches of an epoch; ``generator`` decides their order."""
 
-    def _gather(self, rows: Tensor) -> dict[str, Tensor]:
-        length = self._lengths[rows]
-        begin = length.cumsum(0) - length  # of each row, in the batch's packed history
-        shift = torch.repeat_interleave(self._starts[rows] - begin, length)
-        batch = {name: column[rows] for name, column in self._columns.items()}
-        batch[self._history_col] = self._items[torch.arange(len(shift)) + shift]
-        batch[self._history_col + LENGTH_SUFFIX] = length
-        return batch
+    def _read(self, file: Path, row_groups: list[int] | None = None) -> Iterator[Block]:
+        # memory_map would count the file's pages as ours and gains nothing for one pass.
+        with pq.ParquetFile(file, pre_buffer=False) as source:
+            yield from read_blocks(
+                source,
+                self._dataset,
+                max_len=self._max_len,
+                wanted=self._wanted,
+                row_groups=row_groups,
+            )
 
 
-def _read(
-    file: pq.ParquetFile, dataset: DatasetSpec, max_len: int, wanted: set[str]
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Row columns, packed history items and history lengths of a parquet file."""
-    context = [feature.name for feature in dataset.features(of_items=False)]
-    names = list(dict.fromkeys([dataset.item_col, *context, *sorted(wanted)]))
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    items: list[Tensor] = []
-    lengths: list[Tensor] = []
-    read = [*names, dataset.history_col]
-    # In pieces, so that the padding of only one piece is ever in memory.
-    for record_batch in file.iter_batches(batch_size=ROWS_PER_READ, columns=read):
-        frame = pl.from_arrow(record_batch)
-        assert isinstance(frame, pl.DataFrame)  # from_arrow makes a Series only of an array
-        for name in names:
-            parts[name].append(_column(frame[name], name, dataset))
-        packed, length = pack_histories(frame[dataset.history_col], max_len)
-        items.append(packed)
-        lengths.append(length)
-    columns = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    return columns, torch.cat(items), torch.cat(lengths)
+class InMemoryLoader(HistoryLoader):
+    """Holds all rows and cuts batches by slicing; the choice for a single file."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rows = concatenate([block for file in self.files for block in self._read(file)])
+
+    def _batches(self, generator: torch.Generator) -> Iterator[Block]:
+        order = torch.randperm(self.num_samples, generator=generator) if self.shuffle else None
+        for i in range(len(self)):
+            start, stop = i * self.batch_size, (i + 1) * self.batch_size
+            if i == len(self) - 1:
+                stop = self.num_samples
+            if order is None:
+                yield self._rows.slice(start, stop)
+            else:
+                yield self._rows.gather(order[start:stop])
 
 
-def _column(values: pl.Series, name: str, dataset: DatasetSpec) -> Tensor:
-    if name == dataset.label_col.name:
-        return torch.from_numpy(values.cast(pl.Float32).to_numpy(writable=True))
-    feature = dataset.column(name)
-    if feature.type == "meta" and name != dataset.item_col:
-        return torch.from_numpy(values.cast(pl.Int64).to_numpy(writable=True))
-    return to_tensor(values, feature)
+class StreamingLoader(HistoryLoader):
+    """Reads row groups in the background; memory does not depend on the size of the data.
 
-
-def pack_histories(histories: pl.Series, max_len: int) -> tuple[Tensor, Tensor]:
-    """Drop padding and all but the most recent items.
-
-    Args:
-        histories: Lists of item ids of any length, oldest first; 0 is padding wherever it
-            stands.
-        max_len: How many of the last real items a row keeps.
-
-    Returns:
-        The items of all rows one after the other, (T,) int32, and how many each row has,
-        (n,) int64.
-
-    Example:
-        >>> pack_histories(pl.Series([[0, 0, 7, 8], [5, 4, 3, 2], [0, 0, 0, 0]]), max_len=3)
-        (tensor([7, 8, 4, 3, 2], dtype=torch.int32), tensor([2, 3, 0]))
+    An epoch reads the row groups in a random order and shuffles ``buffer_size`` rows at a
+    time, so that every row comes once. Rows of row groups that are read far apart never
+    share a batch: a folder of many small row groups is shuffled best. The choice for a folder.
     """
-    if isinstance(histories.dtype, pl.Array):
-        histories = histories.arr.to_list()
-    slots = histories.list.len().to_numpy()
-    items = histories.explode(empty_as_null=False).to_numpy()
-    real = items != 0
-    rows = np.repeat(np.arange(len(slots)), slots)[real]
-    items = items[real].astype(np.int32)
-    lengths = np.bincount(rows, minlength=len(slots))
-    if items.size and lengths.max() > max_len:
-        age = lengths.cumsum()[rows] - np.arange(len(items))  # 1 is a row's most recent item
-        items = items[age <= max_len]
-        lengths = np.minimum(lengths, max_len)
-    return torch.from_numpy(items), torch.from_numpy(lengths)
+
+    def _batches(self, generator: torch.Generator) -> Iterator[Block]:
+        left: list[Block] = []
+        emitted = 0
+        for block in _prefetch(self._pieces(generator)):
+            left.append(block)
+            if sum(map(len, left)) >= self._buffer_size:
+                buffer = self._shuffled(left, generator)
+                # One batch stays, so that the end of the epoch can be one batch or join it.
+                count = max(0, len(buffer) // self.batch_size - 1)
+                for i in range(count):
+                    yield buffer.slice(i * self.batch_size, (i + 1) * self.batch_size)
+                emitted += count
+                left = [buffer.slice(count * self.batch_size, len(buffer))]
+        buffer = self._shuffled(left, generator)
+        count = len(self) - emitted
+        for i in range(count):
+            stop = (i + 1) * self.batch_size if i < count - 1 else len(buffer)
+            yield buffer.slice(i * self.batch_size, stop)
+
+    def _shuffled(self, blocks: list[Block], generator: torch.Generator) -> Block:
+        rows = concatenate(blocks)
+        if not self.shuffle:
+            return rows
+        return rows.gather(torch.randperm(len(rows), generator=generator))
+
+    def _pieces(self, generator: torch.Generator) -> Iterator[Block]:
+        groups = [
+            (file, group)
+            for file in self.files
+            for group in range(pq.ParquetFile(file).metadata.num_row_groups)
+        ]
+        if self.shuffle:
+            groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+        for file, group in groups:
+            yield from self._read(file, [group])
+
+
+def make_loader(feature_map: Any, data_path: str | Path, **settings: Any) -> HistoryLoader:
+    """The loader for a path: streaming for a folder, in memory for a file.
+
+    Takes whatever FuxiCTR passes along from an experiment and uses what is a loader's.
+    """
+    names = ("split", "batch_size", "shuffle", "dataset", "max_len", "seed", "buffer_size")
+    used = {name: settings[name] for name in names if name in settings}
+    loader = StreamingLoader if Path(data_path).is_dir() else InMemoryLoader
+    return loader(feature_map, data_path, **used)
+
+
+def _prefetch(items: Iterator[_T], depth: int = 2) -> Iterator[_T]:
+    """The same items, computed up to ``depth`` ahead in a thread."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, items, end))
+            yield item  # type: ignore[misc]

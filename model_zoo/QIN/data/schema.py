@@ -13,21 +13,22 @@ from typing import Literal
 
 import polars as pl
 
+from model_zoo.QIN.data.rules import (
+    AN_ITEM,
+    ROW,
+    Rule,
+    column_rules,
+    expected_type,
+    id_list_rules,
+    null_rules,
+    padding_rules,
+    range_rule,
+    type_fits,
+)
 from model_zoo.QIN.data.spec import DatasetSpec, FeatureSpec
 from model_zoo.QIN.errors import InputError
 
-ROW = "row"
 SPLITS = ("train", "valid", "test")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A row breaks the rule where ``bad`` is true; ``found`` is the value to show."""
-
-    column: str
-    bad: pl.Expr
-    found: pl.Expr
-    expected: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SplitSummary:
 def check_dataset(
     dataset: DatasetSpec, *, splits: tuple[str, ...] = SPLITS
 ) -> dict[str, SplitSummary]:
-    """Check item_info and the named splits.
+    """Check item_info and the named splits, raw or encoded.
 
     Args:
         dataset: The data set's YAML entry.
@@ -80,42 +81,51 @@ def check_dataset(
     return summaries
 
 
+def parquet_files(path: str | Path) -> list[Path]:
+    """A split's files: itself, or those of a folder in the order of their names."""
+    return sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
+
+
 def missing_files(dataset: DatasetSpec, paths: list[str]) -> list[str]:
-    """One problem for every path that is no file."""
+    """One problem for every path that is no file and no folder of parquet files."""
     source = f"; download it from {dataset.download_page}" if dataset.download_page else ""
     return [
         f"{path}: no such file, but data set {dataset.dataset_id} needs it{source}"
         for path in paths
-        if not Path(path).is_file()
+        if not any(file.is_file() for file in parquet_files(path))
     ]
 
 
 def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
     """Rows of item_info, and its problems."""
     key = dataset.item_col
-    expected = [_ids(key, "categorical")]
+    path = dataset.item_info
+    expected = [_ids(dataset, key, "categorical")]
     expected += [f for f in dataset.features(of_items=True) if f.name != key]
     ignored = [c.name for c in dataset.feature_cols if not c.active and c.source == "item"]
-    scan, problems = _open(dataset.item_info, expected, ignored)
+    scan, problems = _open(path, expected, ignored)
     if scan is None:
         return 0, problems
     schema = scan.collect_schema()
     rules = []
-    if _type_fits(expected[0], schema[key]):
-        rules = _null_rules(key)
-        rules.append(
-            Rule(key, pl.col(key) != pl.col(ROW), pl.col(key), "the row number: row k is item k")
-        )
+    if type_fits(expected[0], schema[key]):
+        rules += null_rules(key)
+        if dataset.rebuild_dataset:
+            rules.append(Rule(key, pl.col(key).is_duplicated(), pl.col(key), "each item once"))
+        else:
+            row = "the row number: row k is item k"
+            rules.append(Rule(key, pl.col(key) != pl.col(ROW), pl.col(key), row))
     for feature in expected[1:]:
-        rules += _rules(feature, schema[feature.name])
-        rules += _padding_rules(feature, schema[feature.name])
-    counts, found = _apply(dataset.item_info, scan, rules)
+        rules += column_rules(feature, schema[feature.name])
+        if not dataset.rebuild_dataset:
+            rules += padding_rules(feature, schema[feature.name])
+    counts, found = _apply(path, scan, rules)
     problems += found
     rows = int(counts.get("rows", 0))
     vocab_size = dataset.column(key).vocab_size
     if counts and vocab_size is not None and rows != vocab_size:
         problems.append(
-            f"{dataset.item_info}: {rows} rows, but {key} has vocab_size {vocab_size} "
+            f"{path}: {rows} rows, but {key} has vocab_size {vocab_size} "
             f"in {dataset.dataset_id}; expected one row per item, padding included"
         )
     return rows, problems
@@ -124,59 +134,78 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
 def _check_split(
     dataset: DatasetSpec, split: str, path: str, num_items: int
 ) -> tuple[SplitSummary | None, list[str]]:
+    """Summary and problems of all files of a split; no summary if one is unreadable."""
+    summaries: list[SplitSummary] = []
+    problems: list[str] = []
+    files = [str(file) for file in parquet_files(path)] if Path(path).is_dir() else [path]
+    for file in files:
+        summary, found = _check_file(dataset, file, num_items)
+        problems += found
+        if summary is not None:
+            summaries.append(summary)
+            if not summary.labelled and split != "test":
+                label = dataset.label_col.name
+                problems.append(f"{file}: column '{label}' is missing; {split} rows need a label")
+    if len(summaries) < len(files):
+        return None, problems
+    labelled = all(summary.labelled for summary in summaries)
+    rows = sum(summary.rows for summary in summaries)
+    clicks = sum(summary.clicks or 0 for summary in summaries) if labelled else None
+    if rows == 0:
+        problems.append(f"{path}: no rows; expected at least one")
+    elif clicks in (0, rows) and not problems:
+        problems.append(
+            f"{path}: column '{dataset.label_col.name}': all {rows} rows are "
+            f"{int(clicks == rows)}; AUC and logloss need both classes"
+        )
+    return SplitSummary(rows, clicks), problems
+
+
+def _check_file(
+    dataset: DatasetSpec, path: str, num_items: int
+) -> tuple[SplitSummary | None, list[str]]:
     label = dataset.label_col.name
-    context = dataset.features(of_items=False)
-    meta = [
-        column
-        for column in dataset.feature_cols
-        if column.active
-        and column.type == "meta"
-        and column.name not in (dataset.item_col, dataset.history_col)
-    ]
-    target = _ids(dataset.item_col, "categorical")
-    history = _ids(dataset.history_col, "sequence", dataset.column(dataset.history_col).max_len)
+    target = _ids(dataset, dataset.item_col, "categorical")
+    history = _ids(dataset, dataset.history_col, "sequence")
+    others = [*dataset.features(of_items=False), *dataset.meta_columns()]
     ignored = [c.name for c in dataset.feature_cols if not c.active]
-    scan, problems = _open(path, [target, history, *context, *meta], [*ignored, label])
+    scan, problems = _open(path, [target, history, *others], [*ignored, label])
     if scan is None:
         return None, problems
     schema = scan.collect_schema()
-    labelled = label in schema
-    if not labelled and split != "test":
-        problems.append(f"{path}: column '{label}' is missing; {split} rows need a label")
-
     rules = []
-    if _type_fits(target, schema[target.name]):
-        item = pl.col(target.name)
-        rules += _null_rules(target.name)
-        rules.append(_range_rule(target.name, item, 1, num_items - 1, _AN_ITEM))
-    if _type_fits(history, schema[history.name]):
+    if type_fits(target, schema[target.name]):
+        rules += null_rules(target.name)
+        if not dataset.rebuild_dataset:
+            rules.append(range_rule(target.name, pl.col(target.name), 1, num_items - 1, AN_ITEM))
+    if type_fits(history, schema[history.name]):
         dtype = schema[history.name]
-        rules += _id_list_rules(history.name, dtype, history.max_len, num_items, _AN_ITEM)
-    for feature in [*context, *meta]:
-        if feature.name in schema:
-            rules += _rules(feature, schema[feature.name])
+        if dataset.rebuild_dataset:
+            rules += null_rules(history.name)
+        else:
+            rules += id_list_rules(history.name, dtype, history.max_len, num_items, AN_ITEM)
+    for feature in others:
+        rules += column_rules(feature, schema[feature.name])
     totals = []
-    if labelled and (schema[label].is_numeric() or schema[label] == pl.Boolean):
-        rules += _null_rules(label)
+    if label in schema and (schema[label].is_numeric() or schema[label] == pl.Boolean):
+        rules += null_rules(label)
         rules.append(Rule(label, ~pl.col(label).is_in([0, 1]), pl.col(label), "0 or 1"))
         totals.append((pl.col(label) == 1).sum().alias("clicks"))
-    elif labelled:
+    elif label in schema:
         problems.append(_wrong_type(path, label, schema[label], "numbers"))
-
+        totals.append(pl.lit(0).alias("clicks"))
     counts, found = _apply(path, scan, rules, totals)
-    problems += found
     if not counts:
-        return None, problems
-    rows = int(counts["rows"])
-    clicks = int(counts["clicks"]) if "clicks" in counts else None
-    if rows == 0:
-        problems.append(f"{path}: no rows; expected at least one")
-    elif clicks in (0, rows) and not found:
-        problems.append(
-            f"{path}: column '{label}': all {rows} rows are {int(clicks == rows)}; "
-            "AUC and logloss need both classes"
-        )
-    return SplitSummary(rows, clicks), problems
+        return None, [*problems, *found]
+    return SplitSummary(int(counts["rows"]), counts.get("clicks")), [*problems, *found]
+
+
+def _ids(dataset: DatasetSpec, name: str, kind: Literal["categorical", "sequence"]) -> FeatureSpec:
+    """Target and history are item ids, whatever type their column is declared to be."""
+    column = dataset.column(name)
+    length = None if dataset.rebuild_dataset else column.max_len
+    # Constructed without validation: the vocabulary is the item table's, not the column's.
+    return FeatureSpec.model_construct(name=name, type=kind, dtype=column.dtype, max_len=length)
 
 
 def _open(
@@ -184,144 +213,29 @@ def _open(
 ) -> tuple[pl.LazyFrame | None, list[str]]:
     """A scan of the file, or ``None`` when it is unreadable or lacks an expected column."""
     try:
-        scan = pl.scan_parquet(path).with_row_index(ROW)
+        scan = pl.scan_parquet(path, glob=False).with_row_index(ROW)
         schema = scan.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         return None, [_unreadable(path, error)]
     names = {feature.name for feature in expected}
     missing = [feature for feature in expected if feature.name not in schema]
-    extra = [name for name in schema if name not in names | {ROW, *allowed}]
     problems = [
-        f"{path}: column '{feature.name}' is missing; expected type {feature.type}, "
+        f"{path}: column '{feature.name}' is missing; expected {expected_type(feature)}, "
         f"found columns {', '.join(n for n in schema if n != ROW)}"
         for feature in missing
     ]
     problems += [
         f"{path}: column '{name}' is not among feature_cols; "
         "declare it there (active: False to ignore it)"
-        for name in extra
+        for name in schema
+        if name not in names | {ROW, *allowed}
     ]
-    for feature in expected:
-        if feature.name in schema and not _type_fits(feature, schema[feature.name]):
-            problems.append(
-                _wrong_type(path, feature.name, schema[feature.name], _TYPES[feature.type])
-            )
+    problems += [
+        _wrong_type(path, feature.name, schema[feature.name], expected_type(feature))
+        for feature in expected
+        if feature.name in schema and not type_fits(feature, schema[feature.name])
+    ]
     return (None if missing else scan), problems
-
-
-_AN_ITEM = "an item id (0 is padding)"
-_TYPES = {
-    "categorical": "integers",
-    "meta": "integers or lists of integers",
-    "numeric": "numbers",
-    "sequence": "lists of integers",
-    "embedding": "lists of numbers",
-}
-
-
-def _ids(
-    name: str, kind: Literal["categorical", "sequence"], length: int | None = None
-) -> FeatureSpec:
-    """Target and history are item ids whatever else their columns are declared to be."""
-    # Constructed without validation: the vocabulary is the item table's, not the column's.
-    return FeatureSpec.model_construct(name=name, type=kind, dtype="int", max_len=length)
-
-
-def _element(dtype: pl.DataType) -> pl.DataType:
-    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
-    return inner if isinstance(inner, pl.DataType) else inner()
-
-
-def _is_list(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, (pl.List, pl.Array))
-
-
-def _type_fits(feature: FeatureSpec, dtype: pl.DataType) -> bool:
-    element = _element(dtype)
-    if feature.type == "meta":
-        return element.is_integer()
-    of_numbers = feature.type in ("numeric", "embedding")
-    is_list = feature.type in ("sequence", "embedding")
-    return _is_list(dtype) == is_list and (
-        element.is_numeric() if of_numbers else element.is_integer()
-    )
-
-
-def _as_list(name: str, dtype: pl.DataType) -> pl.Expr:
-    return pl.col(name).arr.to_list() if isinstance(dtype, pl.Array) else pl.col(name)
-
-
-def _null_rules(name: str) -> list[Rule]:
-    return [Rule(name, pl.col(name).is_null(), pl.col(name), "a value in every row")]
-
-
-def _range_rule(name: str, values: pl.Expr, low: int, high: int, what: str) -> Rule:
-    """Scalars, or the smallest and the largest element of lists, lie in low..high."""
-    expected = f"{what} in {low}..{high}"
-    return Rule(name, (values < low) | (values > high), values, expected)
-
-
-def _list_rules(name: str, values: pl.Expr, length: int | None) -> list[Rule]:
-    rules = [
-        *_null_rules(name),
-        Rule(name, values.list.contains(None), values, "no null inside a list"),
-    ]
-    if length is not None:
-        size = values.list.len()
-        rules.append(Rule(name, size != length, size, f"a list of length {length}"))
-    return rules
-
-
-def _id_list_rules(
-    name: str, dtype: pl.DataType, length: int | None, num_ids: int, what: str
-) -> list[Rule]:
-    values = _as_list(name, dtype)
-    return [
-        *_list_rules(name, values, length),
-        _range_rule(name, values.list.min(), 0, num_ids - 1, what),
-        _range_rule(name, values.list.max(), 0, num_ids - 1, what),
-    ]
-
-
-def _rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
-    """Rules for one column; none where its type is wrong, which is reported already."""
-    name = feature.name
-    if not _type_fits(feature, dtype):
-        return []
-    if feature.type == "meta":
-        return _null_rules(name)
-    if feature.type == "categorical":
-        assert feature.vocab_size is not None  # the spec's own check
-        rule = _range_rule(name, pl.col(name), 0, feature.vocab_size - 1, "an id of the vocabulary")
-        return [*_null_rules(name), rule]
-    if feature.type == "numeric":
-        finite = pl.col(name).cast(pl.Float64).is_finite()
-        return [*_null_rules(name), Rule(name, ~finite, pl.col(name), "a finite number")]
-    if feature.type == "sequence":
-        assert feature.vocab_size is not None  # the spec's own check
-        return _id_list_rules(
-            name, dtype, feature.max_len, feature.vocab_size, "an id of the vocabulary"
-        )
-    values = _as_list(name, dtype)
-    # One infinity or NaN makes the sum infinite or NaN.
-    total = values.list.eval(pl.element().cast(pl.Float64)).list.sum()
-    return [
-        *_list_rules(name, values, feature.pretrain_dim),
-        Rule(name, ~total.is_finite(), total, "finite numbers (the sum of the list is shown)"),
-    ]
-
-
-def _padding_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
-    """Row 0 of item_info is padding, so it carries nothing."""
-    if not _type_fits(feature, dtype):
-        return []
-    name, values = feature.name, pl.col(feature.name)
-    if _is_list(dtype):
-        values = _as_list(name, dtype)
-        nonzero = (values.list.min() != 0) | (values.list.max() != 0)
-    else:
-        nonzero = values != 0
-    return [Rule(name, (pl.col(ROW) == 0) & nonzero, values, "zeros: row 0 is padding")]
 
 
 def _apply(

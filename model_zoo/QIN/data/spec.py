@@ -24,10 +24,11 @@ class FeatureSpec(Spec):
 
     name: str
     type: Literal["categorical", "sequence", "numeric", "embedding", "meta"]
-    dtype: Literal["int", "float"]
+    dtype: Literal["int", "float", "str"]
     active: bool = True
     source: str = ""
     vocab_size: int | None = Field(None, ge=2)
+    min_categr_count: int | None = Field(None, ge=1)
     max_len: int | None = Field(None, ge=1)
     pretrain_dim: int | None = Field(None, ge=1)
     embedding_dim: int | None = Field(None, ge=1)
@@ -35,17 +36,16 @@ class FeatureSpec(Spec):
     # FuxiCTR passes this text to eval, so only the poolings that make one vector are let in.
     feature_encoder: Pooling | None = None
 
-    @model_validator(mode="after")
-    def _complete(self) -> FeatureSpec:
-        required = {
-            "categorical": ["vocab_size"],
-            "sequence": ["vocab_size", "max_len"],
-            "embedding": ["pretrain_dim"],
-        }.get(self.type, [])
-        missing = [key for key in required if getattr(self, key) is None]
-        if missing:
-            raise ValueError(f"type {self.type} needs {' and '.join(missing)}")
-        return self
+    def missing(self, *, encoded: bool) -> list[str]:
+        """Keys that this type of column needs and that are not given.
+
+        Args:
+            encoded: Whether the ids are integers already, of a known vocabulary.
+        """
+        required = {"sequence": ["max_len"], "embedding": ["pretrain_dim"]}.get(self.type, [])
+        if encoded and self.type in ("categorical", "sequence"):
+            required = ["vocab_size", *required]
+        return [key for key in required if getattr(self, key) is None]
 
 
 class LabelSpec(Spec):
@@ -76,12 +76,18 @@ def one_entry_per_column(entries: Any) -> Any:
 
 
 class DatasetSpec(Spec):
-    """One data set; paths are relative to the working directory."""
+    """One data set; paths are relative to the working directory.
+
+    With ``rebuild_dataset`` the files are raw: ids are of any kind, and
+    :func:`model_zoo.QIN.data.encode.encode_dataset` makes integers of them. Without it they
+    are encoded: integers of known vocabularies, row k of item_info is item k.
+    """
 
     dataset_id: str
     data_root: str
     data_format: Literal["parquet"]
-    rebuild_dataset: Literal[False] = False
+    rebuild_dataset: bool = False
+    min_categr_count: int = Field(1, ge=1)
     train_data: str
     valid_data: str
     test_data: str | None = None
@@ -107,6 +113,14 @@ class DatasetSpec(Spec):
         if not self.features(of_items=True):
             raise ValueError("no active feature has 'source: item': nothing to attend over")
         for column in self.feature_cols:
+            if column.active and column.type != "meta":
+                missing = column.missing(encoded=not self.rebuild_dataset)
+                if missing:
+                    raise ValueError(
+                        f"{column.name}: type {column.type} needs {' and '.join(missing)}"
+                    )
+            if column.active and column.dtype == "str" and not self.rebuild_dataset:
+                raise ValueError(f"{column.name}: dtype str needs rebuild_dataset: True")
             if column.share_embedding is not None and column.share_embedding not in columns:
                 raise ValueError(
                     f"{column.name}: share_embedding '{column.share_embedding}' is no column"
@@ -122,6 +136,16 @@ class DatasetSpec(Spec):
             and column.type != "meta"
             and (column.source == "item") == of_items
             and column.name != self.history_col
+        ]
+
+    def meta_columns(self) -> list[FeatureSpec]:
+        """Active columns that are no model input: users, groups."""
+        return [
+            column
+            for column in self.feature_cols
+            if column.active
+            and column.type == "meta"
+            and column.name not in (self.item_col, self.history_col)
         ]
 
     def column(self, name: str) -> FeatureSpec:

@@ -1,0 +1,157 @@
+"""Rows in memory: integer columns and packed histories, cut into batches by slicing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from model_zoo.QIN.data.item_table import to_tensor
+from model_zoo.QIN.data.spec import DatasetSpec
+
+LENGTH_SUFFIX = "_length"
+ROWS_PER_READ = 65_536
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a split.
+
+    Attributes:
+        columns: Name -> one value (or one list) for each of the n rows.
+        items: The histories of all rows, one after the other, oldest item first, (T,).
+        lengths: Items in each row's history, (n,) int64.
+        history_col: Name that the history has in a batch.
+    """
+
+    columns: dict[str, Tensor]
+    items: Tensor
+    lengths: Tensor
+    history_col: str
+
+    def __post_init__(self) -> None:
+        starts = self.lengths.cumsum(0) - self.lengths
+        object.__setattr__(self, "_starts", starts)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> Tensor:
+        """Position of each row's first item in ``items``, (n,)."""
+        starts: Tensor = self._starts  # type: ignore[attr-defined]
+        return starts
+
+    def slice(self, start: int, stop: int) -> Block:
+        """Neighbouring rows: views, nothing is copied."""
+        lengths = self.lengths[start:stop]
+        first = int(self.starts[start]) if len(lengths) else 0
+        return Block(
+            {name: column[start:stop] for name, column in self.columns.items()},
+            self.items[first : first + int(lengths.sum())],
+            lengths,
+            self.history_col,
+        )
+
+    def gather(self, rows: Tensor) -> Block:
+        """The rows with these numbers, in this order."""
+        lengths = self.lengths[rows]
+        begin = lengths.cumsum(0) - lengths  # of each row, in the new packed history
+        shift = torch.repeat_interleave(self.starts[rows] - begin, lengths)
+        return Block(
+            {name: column[rows] for name, column in self.columns.items()},
+            self.items[torch.arange(len(shift)) + shift],
+            lengths,
+            self.history_col,
+        )
+
+    def batch(self) -> dict[str, Tensor]:
+        """The rows as a model takes them."""
+        history = {self.history_col: self.items, self.history_col + LENGTH_SUFFIX: self.lengths}
+        return self.columns | history
+
+
+def concatenate(blocks: Sequence[Block]) -> Block:
+    """Rows of all blocks, in their order."""
+    first = blocks[0]
+    return Block(
+        {name: torch.cat([b.columns[name] for b in blocks]) for name in first.columns},
+        torch.cat([b.items for b in blocks]),
+        torch.cat([b.lengths for b in blocks]),
+        first.history_col,
+    )
+
+
+def read_blocks(
+    file: pq.ParquetFile,
+    dataset: DatasetSpec,
+    *,
+    max_len: int,
+    wanted: set[str],
+    row_groups: list[int] | None = None,
+) -> Iterator[Block]:
+    """A checked parquet file in pieces, so that the padding of one piece only is in memory.
+
+    Args:
+        file: The file.
+        dataset: The data set's specification.
+        max_len: How many of the last real items of a history are kept.
+        wanted: Columns to read besides the target and the row features: labels, a group.
+        row_groups: Which row groups, all if ``None``.
+    """
+    context = [feature.name for feature in dataset.features(of_items=False)]
+    # Meta columns serve only a group metric; test rows may have no label.
+    extra = sorted(wanted & set(file.schema_arrow.names))
+    names = list(dict.fromkeys([dataset.item_col, *context, *extra]))
+    read = [*names, dataset.history_col]
+    for batch in file.iter_batches(ROWS_PER_READ, row_groups=row_groups, columns=read):
+        frame = pl.from_arrow(batch)
+        assert isinstance(frame, pl.DataFrame)  # from_arrow makes a Series only of an array
+        columns = {name: _column(frame[name], name, dataset) for name in names}
+        items, lengths = pack_histories(frame[dataset.history_col], max_len)
+        yield Block(columns, items, lengths, dataset.history_col)
+
+
+def _column(values: pl.Series, name: str, dataset: DatasetSpec) -> Tensor:
+    if name == dataset.label_col.name:
+        return torch.from_numpy(values.cast(pl.Float32).to_numpy(writable=True))
+    feature = dataset.column(name)
+    if feature.type == "meta" and name != dataset.item_col:
+        return torch.from_numpy(values.cast(pl.Int64).to_numpy(writable=True))
+    return to_tensor(values, feature)
+
+
+def pack_histories(histories: pl.Series, max_len: int) -> tuple[Tensor, Tensor]:
+    """Drop padding and all but the most recent items.
+
+    Args:
+        histories: Lists of item ids of any length, oldest first; 0 is padding wherever it
+            stands.
+        max_len: How many of the last real items a row keeps.
+
+    Returns:
+        The items of all rows one after the other, (T,) int32, and how many each row has,
+        (n,) int64.
+
+    Example:
+        >>> pack_histories(pl.Series([[0, 0, 7, 8], [5, 4, 3, 2], [0, 0, 0, 0]]), max_len=3)
+        (tensor([7, 8, 4, 3, 2], dtype=torch.int32), tensor([2, 3, 0]))
+    """
+    if isinstance(histories.dtype, pl.Array):
+        histories = histories.arr.to_list()
+    slots = histories.list.len().to_numpy()
+    items = histories.explode(empty_as_null=False).to_numpy()
+    real = items != 0
+    rows = np.repeat(np.arange(len(slots)), slots)[real]
+    items = items[real].astype(np.int32)
+    lengths = np.bincount(rows, minlength=len(slots))
+    if items.size and lengths.max() > max_len:
+        age = lengths.cumsum()[rows] - np.arange(len(items))  # 1 is a row's most recent item
+        items = items[age <= max_len]
+        lengths = np.minimum(lengths, max_len)
+    return torch.from_numpy(items), torch.from_numpy(lengths)

@@ -1,0 +1,284 @@
+"""Raw data with string ids: vocabularies from training, items that keep what is theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from model_zoo.QIN.config import load_experiment
+from model_zoo.QIN.data.encode import ITEM_ROW, encode_dataset
+from model_zoo.QIN.data.schema import check_dataset
+from model_zoo.QIN.data.spec import DatasetSpec
+from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.experiment import build_feature_map, build_model, prepare_dataset, run_experiment
+from tests.conftest import ROOT, edit_yaml
+
+COLUMNS = [
+    {"name": "user", "active": True, "dtype": "str", "type": "meta"},
+    {"name": "clicked", "active": True, "dtype": "str", "type": "meta"},
+    {"name": "hour", "active": True, "dtype": "int", "type": "categorical"},
+    {"name": "city", "active": True, "dtype": "str", "type": "categorical"},
+    {"name": "item", "active": True, "dtype": "str", "type": "categorical", "source": "item"},
+    {
+        "name": "tags",
+        "active": True,
+        "dtype": "str",
+        "type": "sequence",
+        "source": "item",
+        "max_len": 3,
+    },
+    {
+        "name": "vector",
+        "active": True,
+        "dtype": "float",
+        "type": "embedding",
+        "source": "item",
+        "pretrain_dim": 2,
+    },
+]
+ITEMS = ["bread", "früh stück", "a/b^c", "new 1", "new 2"]
+ROWS = {
+    "user": ["ann", "ann", "böb", "böb"],
+    "clicked": [[], ["bread"], ["a/b^c", "bread"], ["bread", "früh stück"]],
+    "hour": [7, 9, 9, 7],
+    "city": ["Ulm", None, "Ulm", "Aix"],
+    "item": ["bread", "früh stück", "bread", "früh stück"],
+    "label": [1.0, 0.0, 1.0, 0.0],
+}
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetSpec:
+    """A raw data set of four rows a split; 'new 1' and 'new 2' are not in train."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_items(ITEMS)
+    pl.DataFrame(ROWS).write_parquet("raw/train.parquet")
+    pl.DataFrame(ROWS | {"user": ["cem", "dan", "ann", "eve"]}).write_parquet("raw/valid.parquet")
+    test = ROWS | {"item": ["new 1", "new 2", "bread", "new 1"], "city": ["Rom", "Ulm", "", None]}
+    pl.DataFrame(test).drop("label").write_parquet("raw/test.parquet")
+    entry = {
+        "data_root": "data",
+        "data_format": "parquet",
+        **{f"{split}_data": f"raw/{split}.parquet" for split in ("train", "valid", "test")},
+        "item_info": "raw/item_info.parquet",
+        "rebuild_dataset": True,
+        "item_col": "item",
+        "history_col": "clicked",
+        "feature_cols": COLUMNS,
+        "label_col": {"name": "label", "dtype": "float"},
+    }
+    models = yaml.safe_load((ROOT / "config" / "model_config.yaml").read_text())
+    models["QIN_test"] |= {"dataset_id": "Shop", "batch_size": 2}
+    Path("config").mkdir()
+    Path("config/dataset_config.yaml").write_text(yaml.safe_dump({"Shop": entry}))
+    Path("config/model_config.yaml").write_text(yaml.safe_dump(models))
+    return spec()
+
+
+def spec(*overrides: str) -> DatasetSpec:
+    return load_experiment("config", "QIN_test", overrides).dataset
+
+
+def write_items(names: list[str]) -> None:
+    pl.DataFrame(
+        {
+            "item": names,
+            "tags": [["food"], ["food", "late"], [], ["late", "unheard"], ["food", "unheard"]]
+            + [["food"]] * (len(names) - 5),
+            "vector": [[0.1 * i, 1.0] for i in range(len(names))],
+        }
+    ).write_parquet("raw/item_info.parquet")
+
+
+def test_items_are_numbered_by_their_row_and_ids_by_the_vocabulary(raw: DatasetSpec) -> None:
+    encoded = encode_dataset(raw)
+    check_dataset(encoded)
+    items = pl.read_parquet(encoded.item_info)
+    assert items[ITEM_ROW].to_list() == [0, 1, 2, 3, 4, 5]
+    ids = dict(zip(["padding", *ITEMS], items["item"].to_list(), strict=True))
+    assert ids["padding"] == 0
+    # Three items occur in training, one of them only in a history; the others are unknown.
+    assert sorted(ids[name] for name in ITEMS[:3]) == [1, 2, 3]
+    assert ids["new 1"] == ids["new 2"] == 4 == encoded.column("item").vocab_size - 1
+    assert items["vector"].to_list()[1:] == [[0.1 * i, 1.0] for i in range(5)]
+    tags = items["tags"].to_list()
+    food, late, unknown = tags[1][0], tags[2][1], tags[4][1]
+    assert tags == [
+        [0, 0, 0],
+        [food, 0, 0],
+        [food, late, 0],
+        [0, 0, 0],
+        [late, unknown, 0],
+        [food, unknown, 0],
+    ]
+    assert unknown == encoded.column("tags").vocab_size - 1  # not a tag of an item in training
+
+
+def test_rows_are_encoded_like_training(raw: DatasetSpec) -> None:
+    encoded = encode_dataset(raw)
+    train, test = pl.read_parquet(encoded.train_data), pl.read_parquet(encoded.test_data)
+    assert train[ITEM_ROW].to_list() == [1, 2, 1, 2]
+    assert train["clicked"].to_list() == [[], [1], [3, 1], [1, 2]]
+    assert test[ITEM_ROW].to_list() == [4, 5, 1, 4]
+    ulm, missing, _, aix = train["city"].to_list()
+    assert (missing, len({ulm, aix, 0})) == (0, 3)
+    rome = encoded.column("city").vocab_size - 1
+    assert test["city"].to_list() == [rome, ulm, 0, 0]
+    assert train["label"].to_list() == ROWS["label"]
+    assert "label" not in test.columns
+
+
+def test_groups_are_told_apart_in_every_split(raw: DatasetSpec) -> None:
+    encoded = encode_dataset(raw)
+    valid = pl.read_parquet(encoded.valid_data)["user"].to_list()
+    train = pl.read_parquet(encoded.train_data)["user"].to_list()
+    assert len(set(valid)) == 4
+    assert valid[2] == train[0]
+
+
+def test_new_items_are_scored_by_their_own_vectors(raw: DatasetSpec) -> None:
+    """The same id and no tags: only the vectors of the two new items differ."""
+    run_experiment("config", "QIN_test")
+    experiment, _ = prepare_dataset(load_experiment("config", "QIN_test"))
+    feature_map = build_feature_map(experiment.params)
+    model = build_model(experiment, feature_map, -1).eval()
+    model.load_weights(model.checkpoint)
+    batch = {
+        ITEM_ROW: torch.tensor([4, 5]),
+        "clicked": torch.tensor([[1, 2], [1, 2]]),
+        "hour": torch.tensor([1, 1]),
+        "city": torch.tensor([1, 1]),
+    }
+    columns = model.item_table(torch.tensor([4, 5]))
+    assert columns["item"][0] == columns["item"][1]
+    first, second = model(batch)["logit"].tolist()
+    assert first != second
+    model.item_table.get_buffer("column_2")[5] = columns["vector"][0]
+    model.item_table.get_buffer("column_1")[5] = columns["tags"][0]
+    first, second = model(batch)["logit"].tolist()
+    assert first == pytest.approx(second)
+
+
+def test_an_item_that_arrives_later_is_added_with_the_same_vocabulary(raw: DatasetSpec) -> None:
+    encoded = encode_dataset(raw)
+    before = pl.read_parquet(encoded.item_info)
+    write_items([*ITEMS, "newest"])
+    test = ROWS | {"item": ["newest"] * 4}
+    pl.DataFrame(test).drop("label").write_parquet("raw/test.parquet")
+    again = encode_dataset(spec())
+    assert again == encoded
+    after = pl.read_parquet(encoded.item_info)
+    assert after.head(6).equals(before)
+    assert after["item"][6] == before["item"][4]
+    assert pl.read_parquet(encoded.test_data)[ITEM_ROW].to_list() == [6] * 4
+
+
+def test_encoding_is_done_once(raw: DatasetSpec) -> None:
+    encoded = encode_dataset(raw)
+    times = {p: p.stat().st_mtime_ns for p in Path("data/Shop").iterdir()}
+    assert {p.name for p in times} == {
+        "encoding.json",
+        *(f"{name}.parquet" for name in ("item_info", "train", "valid", "test")),
+    }
+    assert encode_dataset(raw) == encoded
+    assert {p: p.stat().st_mtime_ns for p in Path("data/Shop").iterdir()} == times
+
+
+def test_a_changed_configuration_is_noticed(raw: DatasetSpec) -> None:
+    encode_dataset(raw)
+
+    def change(config: dict) -> None:
+        columns = config["Shop"]["feature_cols"]
+        columns[5]["max_len"] = 2
+        columns[3]["active"] = False
+
+    edit_yaml(Path("config/dataset_config.yaml"), change)
+    with pytest.raises(InputError) as error:
+        encode_dataset(spec("min_categr_count=2"))
+    message = str(error.value)
+    assert "feature_cols[tags].max_len was 3, is 2" in message
+    assert "feature_cols[city].active was True, is False" in message
+    assert "min_categr_count was 1, is 2" in message
+    assert "data/Shop was encoded before that; delete it to encode again" in message
+
+
+def test_changed_training_data_is_noticed(raw: DatasetSpec) -> None:
+    encode_dataset(raw)
+    pl.DataFrame(ROWS | {"hour": [1, 2, 3, 4]}).write_parquet("raw/train.parquet")
+    with pytest.raises(InputError, match=r"raw/train\.parquet has another content"):
+        encode_dataset(raw)
+
+
+def test_raw_data_is_not_overwritten(raw: DatasetSpec) -> None:
+    Path("raw").rename("data_raw")
+    Path("data").mkdir()
+    Path("data_raw").rename("data/Shop")
+    paths = [f"{n}_data=data/Shop/{n}.parquet" for n in ("train", "valid", "test")]
+    with pytest.raises(InputError, match="raw data lies where the encoded goes"):
+        encode_dataset(spec(*paths, "item_info=data/Shop/item_info.parquet"))
+
+
+def test_items_that_are_not_in_item_info(raw: DatasetSpec) -> None:
+    rows = {"item": ["bread", "ghost", "bread", "spook"], "clicked": [[], [], ["ghost"], []]}
+    pl.DataFrame(ROWS | rows).write_parquet("raw/valid.parquet")
+    with pytest.raises(InputError) as error:
+        encode_dataset(raw)
+    assert error.value.problems == [
+        "raw/valid.parquet: column 'item', row 1: found 'ghost', expected an item of "
+        "raw/item_info.parquet (2 such values)",
+        "raw/valid.parquet: column 'clicked', row 2: found 'ghost', expected an item of "
+        "raw/item_info.parquet (1 such values)",
+    ]
+    assert not Path("data/Shop/valid.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"item": [1, 2, 3, 4]}, "column 'item' has type Int64; expected text"),
+        ({"item": ["bread", None, "bread", "bread"]}, "row 1: found None, expected a value"),
+        ({"clicked": ["a", "b", "c", "d"]}, "column 'clicked' has type String; expected lists of"),
+        ({"label": [0.0, 1.0, 2.0, 1.0]}, "row 2: found 2.0, expected 0 or 1"),
+        ({"hour": ["7", "9", "9", "7"]}, "column 'hour' has type String; expected integers"),
+    ],
+)
+def test_raw_files_are_checked(
+    raw: DatasetSpec, change: dict[str, list[object]], expected: str
+) -> None:
+    pl.DataFrame(ROWS | change).write_parquet("raw/train.parquet")
+    with pytest.raises(InputError) as error:
+        check_dataset(raw)
+    assert any(expected in problem for problem in error.value.problems)
+
+
+def test_an_item_twice_in_item_info(raw: DatasetSpec) -> None:
+    write_items([*ITEMS, "bread"])
+    with pytest.raises(InputError, match="row 0: found bread, expected each item once"):
+        check_dataset(raw)
+
+
+def test_integer_ids_are_encoded_as_well(raw: DatasetSpec) -> None:
+    numbers = {name: i * 1000 for i, name in enumerate(ITEMS, 1)}
+    for name in ("train", "valid", "test", "item_info"):
+        path = f"raw/{name}.parquet"
+        frame = pl.read_parquet(path).with_columns(pl.col("item").replace_strict(numbers))
+        if "clicked" in frame.columns:
+            as_numbers = pl.element().replace_strict(numbers, return_dtype=pl.Int64)
+            frame = frame.with_columns(pl.col("clicked").list.eval(as_numbers))
+        frame.write_parquet(path)
+
+    def change(config: dict) -> None:
+        for column in config["Shop"]["feature_cols"]:
+            if column["name"] in ("item", "clicked"):
+                column["dtype"] = "int"
+
+    edit_yaml(Path("config/dataset_config.yaml"), change)
+    encoded = encode_dataset(spec())
+    assert pl.read_parquet(encoded.train_data)["clicked"].to_list() == [[], [1], [3, 1], [1, 2]]
+    assert pl.read_parquet(encoded.item_info)["item"].to_list() == [0, 1, 2, 3, 4, 4]
