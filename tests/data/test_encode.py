@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import ray
 import torch
 import yaml
 
@@ -282,3 +283,21 @@ def test_integer_ids_are_encoded_as_well(raw: DatasetSpec) -> None:
     encoded = encode_dataset(spec())
     assert pl.read_parquet(encoded.train_data)["clicked"].to_list() == [[], [1], [3, 1], [1, 2]]
     assert pl.read_parquet(encoded.item_info)["item"].to_list() == [0, 1, 2, 3, 4, 4]
+
+
+def test_a_feature_without_values_in_training(raw: DatasetSpec) -> None:
+    pl.DataFrame(
+        ROWS | {"city": [None, "", None, ""]}, schema_overrides={"city": pl.String}
+    ).write_parquet("raw/train.parquet")
+    with pytest.raises(InputError, match="column 'city' has no value in training"):
+        encode_dataset(raw)
+
+
+def test_missing_numbers_are_padding(raw: DatasetSpec) -> None:
+    pl.DataFrame(ROWS | {"hour": [7, None, 9, 7]}).write_parquet("raw/train.parquet")
+    assert pl.read_parquet(encode_dataset(raw).train_data)["hour"].to_list()[1] == 0
+
+
+def test_encoding_does_not_start_ray(raw: DatasetSpec) -> None:
+    encode_dataset(raw)
+    assert not ray.is_initialized()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,14 +23,18 @@ from tqdm import tqdm
 
 from model_zoo.QIN.data.schema import parquet_files
 from model_zoo.QIN.data.spec import DatasetSpec, FeatureSpec
+from model_zoo.QIN.data.vocabulary import (
+    Encoder,
+    Vocabularies,
+    encode_features,
+    fit_vocabularies,
+)
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.files import write_aside
 
 ITEM_ROW = "item_row"
 STATE = "encoding.json"
 ROWS_PER_PIECE = 65_536
-# Between the tokens of a list, where FuxiCTR wants one string; no token may contain it.
-SEPARATOR = "\x1f"
 
 
 def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpec:
@@ -53,7 +56,7 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
             files lie where the encoded ones go, or an item is not in item_info.
     """
     folder = Path(dataset.data_root) / dataset.dataset_id
-    sources = _sources(dataset)
+    sources = dataset.sources()
     targets = {
         name: folder / (name if Path(source).is_dir() else f"{name}.parquet")
         for name, source in sources.items()
@@ -69,7 +72,7 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
     prints = {name: _fingerprint(source, state, name) for name, source in sources.items()}
     if state is None:
         state = {"configuration": _configuration(dataset), "files": {}}
-        state["vocabulary"] = _fit(dataset)
+        state["vocabulary"] = fit_vocabularies(dataset)
     else:
         _refuse_changes(dataset, state, prints, folder)
     done = state["files"]
@@ -90,15 +93,6 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
         state["files"] = prints
         _write_state(state_file, state)
     return _encoded_spec(dataset, state["vocabulary"], targets)
-
-
-def _sources(dataset: DatasetSpec) -> dict[str, str]:
-    sources = {
-        "item_info": dataset.item_info,
-        "train": dataset.train_data,
-        "valid": dataset.valid_data,
-    }
-    return sources | ({"test": dataset.test_data} if dataset.test_data else {})
 
 
 def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
@@ -177,77 +171,9 @@ def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[s
     return {"stamp": stamp, "sha256": digest.hexdigest()}
 
 
-def _encoded_features(dataset: DatasetSpec, *, of_items: bool) -> list[FeatureSpec]:
-    return [f for f in dataset.features(of_items=of_items) if f.type in ("categorical", "sequence")]
-
-
-def _prepared(features: list[FeatureSpec]) -> list[pl.Expr]:
-    """Columns as FuxiCTR's tokenizers take them: no null, lists as one string."""
-    expressions = []
-    for feature in features:
-        column = pl.col(feature.name)
-        if feature.type == "sequence":
-            column = column.list.eval(pl.element().cast(pl.String)).list.join(SEPARATOR)
-        if feature.type == "sequence" or feature.dtype == "str":
-            column = column.fill_null("")
-        expressions.append(column.alias(feature.name))
-    return expressions
-
-
-def _fit(dataset: DatasetSpec) -> dict[str, dict[str, list[Any]]]:
-    """Vocabularies: feature -> tokens and their ids.
-
-    Row features are counted in the train rows; item features in the items that these rows
-    name, as targets and in histories. Group ids (meta columns) must be told apart in every
-    split, so their vocabularies are those of all splits.
-    """
-    # FuxiCTR imports Ray, which only raw data needs.
-    from fuxictr.preprocess import FeatureProcessor
-
-    rows, items = (_encoded_features(dataset, of_items=of_items) for of_items in (False, True))
-    meta = [column for column in dataset.meta_columns() if column.dtype == "str"]
-    train = pl.scan_parquet(parquet_files(dataset.train_data))
-    key, history = dataset.item_col, dataset.history_col
-    seen = pl.concat([train.select(key), train.select(pl.col(history).explode().alias(key))])
-    item_info = pl.scan_parquet(dataset.item_info)
-    shown = seen.join(item_info, on=key, how="inner")
-    every_split = pl.concat(
-        [
-            pl.scan_parquet(parquet_files(path)).select(_prepared(meta))
-            for name, path in _sources(dataset).items()
-            if name != "item_info"
-        ]
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        processor = FeatureProcessor(
-            feature_cols=[_fuxictr_column(column) for column in [*meta, *rows, *items]],
-            label_col=dataset.label_col.model_dump(),
-            dataset_id=dataset.dataset_id,
-            data_root=folder,
-        )
-        frame = pl.concat(
-            [train.select(_prepared([*rows, *meta])), shown.select(_prepared(items))],
-            how="diagonal",
-        )
-        processor.fit(frame, meta_ddf=every_split, min_categr_count=dataset.min_categr_count)
-    vocabularies = {}
-    for column in [*meta, *rows, *items]:
-        vocabulary = processor.processor_dict[f"{column.name}::tokenizer"].vocab
-        vocabularies[column.name] = {
-            "tokens": list(vocabulary),
-            "ids": [int(index) for index in vocabulary.values()],
-        }
-    return vocabularies
-
-
-def _fuxictr_column(column: FeatureSpec) -> dict[str, Any]:
-    settings = column.model_dump(exclude_none=True)
-    return settings | ({"splitter": SEPARATOR} if column.type == "sequence" else {})
-
-
 def _transform(
     dataset: DatasetSpec,
-    vocabulary: dict[str, dict[str, list[Any]]],
+    vocabulary: Vocabularies,
     sources: dict[str, str],
     targets: dict[str, Path],
     names: list[str],
@@ -255,7 +181,7 @@ def _transform(
     progress: bool,
 ) -> None:
     encoders = {
-        column.name: _Encoder(column, vocabulary[column.name])
+        column.name: Encoder(column, vocabulary[column.name])
         for column in dataset.feature_cols
         if column.name in vocabulary
     }
@@ -276,43 +202,10 @@ def _transform(
             )
 
 
-class _Encoder:
-    """One column through FuxiCTR's tokenizer."""
-
-    def __init__(self, column: FeatureSpec, vocabulary: dict[str, list[Any]]) -> None:
-        from fuxictr.preprocess.tokenizer import Tokenizer
-
-        self.column = column
-        self.tokenizer = Tokenizer(splitter=SEPARATOR, max_len=column.max_len or 0, padding="post")
-        self.tokenizer.vocab = dict(zip(vocabulary["tokens"], vocabulary["ids"], strict=True))
-        if column.type != "sequence" and column.dtype == "str":
-            self.tokenizer.vocab.setdefault("", 0)  # a missing value is padding
-
-    def __call__(self, values: pl.Series) -> pl.Series:
-        if self.column.type == "sequence":
-            padded = self.tokenizer.encode_sequence(values.to_list())
-            return pl.Series(values.name, padded, dtype=pl.Array(pl.Int32, self.column.max_len))
-        return pl.Series(values.name, self.tokenizer.encode_category(values.to_list()), pl.Int32)
-
-
-def _encode(
-    frame: pl.DataFrame, features: list[FeatureSpec], encoders: dict[str, _Encoder]
-) -> list[pl.Series]:
-    """Encoded features; numbers and vectors stay as they are."""
-    tokens = [feature for feature in features if feature.name in encoders]
-    prepared = frame.select(_prepared(tokens))
-    return [
-        encoders[feature.name](prepared[feature.name])
-        if feature.name in encoders
-        else frame[feature.name]
-        for feature in features
-    ]
-
-
-def _write_items(dataset: DatasetSpec, encoders: dict[str, _Encoder], target: Path) -> None:
+def _write_items(dataset: DatasetSpec, encoders: dict[str, Encoder], target: Path) -> None:
     features = dataset.features(of_items=True)
     items = pl.read_parquet(dataset.item_info, columns=[f.name for f in features])
-    encoded = pl.DataFrame(_encode(items, features, encoders))
+    encoded = pl.DataFrame(encode_features(items, features, encoders))
     padding = encoded.head(1).select(
         pl.col(f.name).list.eval(pl.element() * 0)
         if isinstance(encoded.schema[f.name], pl.List)
@@ -326,7 +219,7 @@ def _write_items(dataset: DatasetSpec, encoders: dict[str, _Encoder], target: Pa
 
 def _write_split(
     dataset: DatasetSpec,
-    encoders: dict[str, _Encoder],
+    encoders: dict[str, Encoder],
     keys: pl.Series,
     source: Path,
     target: Path,
@@ -352,7 +245,7 @@ def _write_split(
                     before = unknown.get(name, (row, value, 0))
                     unknown[name] = (before[0], before[1], before[2] + count)
             columns[0] = columns[0].alias(ITEM_ROW)
-            columns += _encode(piece, features, encoders)
+            columns += encode_features(piece, features, encoders)
             columns += [piece[label]] if label in piece.columns else []
             table = pl.DataFrame(columns).to_arrow()
             if writer is None:
@@ -402,7 +295,7 @@ def _pieces(source: Path) -> Iterator[tuple[int, pl.DataFrame]]:
 
 
 def _encoded_spec(
-    dataset: DatasetSpec, vocabulary: dict[str, dict[str, list[Any]]], targets: dict[str, Path]
+    dataset: DatasetSpec, vocabulary: Vocabularies, targets: dict[str, Path]
 ) -> DatasetSpec:
     columns = [
         FeatureSpec(name=ITEM_ROW, type="meta", dtype="int"),
@@ -425,9 +318,7 @@ def _encoded_spec(
     )
 
 
-def _encoded_column(
-    column: FeatureSpec, vocabulary: dict[str, dict[str, list[Any]]]
-) -> FeatureSpec:
+def _encoded_column(column: FeatureSpec, vocabulary: Vocabularies) -> FeatureSpec:
     if column.name not in vocabulary:
         return column
     size = max(vocabulary[column.name]["ids"]) + 1

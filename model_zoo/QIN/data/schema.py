@@ -60,8 +60,7 @@ def check_dataset(
         InputError: With every problem found, each naming file, column, row (the first row
             is 0), value and expectation.
     """
-    paths = {split: getattr(dataset, f"{split}_data") for split in splits}
-    paths = {split: path for split, path in paths.items() if path is not None}
+    paths = {name: path for name, path in dataset.sources().items() if name in splits}
     problems = missing_files(dataset, [dataset.item_info, *paths.values()])
     if problems:
         raise InputError(problems)

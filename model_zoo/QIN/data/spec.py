@@ -138,6 +138,16 @@ class DatasetSpec(Spec):
             and column.name != self.history_col
         ]
 
+    def sources(self) -> dict[str, str]:
+        """Paths of item_info and of the splits that there are, by name."""
+        paths = {
+            "item_info": self.item_info,
+            "train": self.train_data,
+            "valid": self.valid_data,
+            "test": self.test_data,
+        }
+        return {name: path for name, path in paths.items() if path is not None}
+
     def meta_columns(self) -> list[FeatureSpec]:
         """Active columns that are no model input: users, groups."""
         return [
