@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "hypothesis>=6.100"]
+FETCH = ["pooch>=1.8"]
+TEST = ["pytest>=8", "hypothesis>=6.100", *FETCH]
 DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "pandas-stubs", "types-PyYAML", "pre-commit"]
 
 setup(
@@ -24,9 +25,11 @@ setup(
         "pyarrow>=15",
         "pydantic>=2.7",
         "pyyaml>=6.0.1",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.5",
+        "h5py>=3.10",
         "matplotlib>=3.8",
         "tqdm>=4.66",
     ],
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"fetch": FETCH, "test": TEST, "dev": DEV},
+    entry_points={"console_scripts": ["qin-data = model_zoo.QIN.data.commands:main"]},
 )

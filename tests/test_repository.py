@@ -22,6 +22,7 @@ TOP_LEVEL = {
     "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
+    "benchmarks",
     "config",
     "model_zoo",
     "prediction.py",

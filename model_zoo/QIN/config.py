@@ -129,17 +129,37 @@ def load_experiment(
     return Experiment(dataset=dataset, run=run)
 
 
+def load_dataset(
+    config_dir: str | Path, dataset_id: str, overrides: Sequence[str] = ()
+) -> DatasetSpec:
+    """Read and check one data set of ``dataset_config.yaml``.
+
+    Raises:
+        InputError: With every mistake found.
+    """
+    _require(dataset_id, _sections(config_dir, "dataset_config"), "data set", config_dir)
+    values = load_dataset_config(str(config_dir), dataset_id) | parse_overrides(overrides)
+    problems: list[str] = []
+    known = set(DatasetSpec.model_fields)
+    dataset = _validate(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
+    if problems:
+        raise InputError(problems)
+    checked: DatasetSpec = dataset
+    return checked
+
+
 def constructor_arguments(model_class: type) -> dict[str, Any]:
     """Name -> (type, default) of a model's own hyper-parameters, from its signature.
 
     ``feature_map`` and keyword-only arguments are handed over by the program, the column
     names come from the data set, ``model_id`` and ``gpu`` from the command line.
     """
-    hints = typing.get_type_hints(model_class.__init__, include_extras=True)
+    constructor = vars(model_class)["__init__"]
+    hints = typing.get_type_hints(constructor, include_extras=True)
     elsewhere = {"self", "feature_map", "gpu", *RunSpec.model_fields, *DatasetSpec.model_fields}
     return {
         name: (hints.get(name, Any), _default(parameter))
-        for name, parameter in inspect.signature(model_class.__init__).parameters.items()
+        for name, parameter in inspect.signature(constructor).parameters.items()
         if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name not in elsewhere
     }
 

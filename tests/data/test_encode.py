@@ -206,7 +206,9 @@ def test_a_changed_configuration_is_noticed(raw: DatasetSpec) -> None:
     assert "feature_cols[tags].max_len was 3, is 2" in message
     assert "feature_cols[city].active was True, is False" in message
     assert "min_categr_count was 1, is 2" in message
-    assert "data/Shop was encoded before that; delete it to encode again" in message
+    assert "delete data/Shop/encoding.json to encode again" in message
+    Path("data/Shop/encoding.json").unlink()
+    assert encode_dataset(spec("min_categr_count=2")).column("tags").max_len == 2
 
 
 def test_changed_training_data_is_noticed(raw: DatasetSpec) -> None:

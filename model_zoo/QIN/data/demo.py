@@ -5,9 +5,9 @@ challenge data runs on this set. One file is added: ``oracle.parquet`` with the 
 probability of every row, and the labels that the test split withholds.
 
 Click model
-    Items: each of ``K = 24`` topics has a centre ``c`` on the unit sphere of R^8; item ``i``
-    has the latent ``z_i = unit(c_topic(i) + 0.25 n)``, ``n ~ N(0, I_8)``. What a model sees of
-    it: up to five tags (mostly of the topic) and ``item_emb_d128 = A z_i + 0.5 n'`` with
+    Items: 16 topics have their centres ``c`` at both ends of 8 random orthogonal axes of R^8;
+    item ``i`` has the latent ``z_i = unit(c_topic(i) + 0.2 n)``, ``n ~ N(0, I_8)``. A model sees
+    of it up to five tags (mostly of the topic) and ``item_emb_d128 = A z_i + 0.5 n'`` with
     one standard normal ``A`` (128 x 8) for all items, so its entries have scale 1.
 
     Users: two or three topics of interest. Nine of ten history items come from these, drawn
@@ -19,14 +19,13 @@ Click model
     ``v = (views_level - 5) / 2.5`` (the item's own level plus noise of the row),
     ``p = sqrt(8) z_t[0]``, ``r = sqrt(8) z_t[1]``::
 
-        s     = sum_{l in H} max(0, z_l . z_t - 0.5)       rectified target attention
-        m     = 1 - 2 exp(-s / 0.35)                       saturates: in [-1, 1)
+        s     = sum_{l in H} max(0, z_l . z_t - 0.4)       rectified target attention
+        m     = 1 - 2 exp(-s / 0.4)                        saturates: in [-1, 1)
         logit = -0.9 + 2.4 m + 0.9 a v + 0.8 a p + 0.9 m v + 0.2 a + 0.2 r
         label ~ Bernoulli(sigmoid(logit))
 
-    The match needs the history, and the fine part of it needs attention rather than pooling;
-    the four products need quadratic features; the last two terms are weak on purpose, so that
-    a linear model of the target alone is far from the best reachable AUC.
+    The match needs the history, its fine part attention; the products need quadratic features;
+    the last two terms are weak: a linear model of the target alone stays far from the best AUC.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ NUM_TAGS = 301
 NUM_LEVELS = 11
 EMBEDDING_WIDTH = 128
 
-_TOPICS = 24
 _LATENT = 8
-_TAGS_PER_TOPIC = 11
+_TOPICS = 2 * _LATENT
+_TAGS_PER_TOPIC = 16
 _GENERIC_TAGS = NUM_TAGS - 1 - _TOPICS * _TAGS_PER_TOPIC
 _MIN_ITEMS = 4 * _TOPICS + 1  # every topic has a cold item, and padding
 _COLD_SHARE = {"train": 0.01, "valid": 0.2, "test": 0.2}
@@ -69,7 +68,7 @@ _FEATURES = {"user_id": _INT, "item_seq": _INTS, "item_id": _INT}
 _FEATURES |= {"likes_level": _INT, "views_level": _INT}
 _ORACLE = {"split": pa.string(), "row": _INT, "probability": _FLOAT, "label": _FLOAT}
 _ITEM_INFO = {"item_id": _INT, "item_tags": _INTS, "item_emb_d128": pa.list_(pa.float32())}
-# Files get their final names from the last to the first.
+# Files get their final names in the reverse of this order.
 _SCHEMAS = {
     "train": pa.schema(_FEATURES | {"label": _FLOAT}),
     "valid": pa.schema(_FEATURES | {"label": _FLOAT}),
@@ -201,29 +200,27 @@ def _draw_items(count: int, random: _Random) -> _Items:
     order = random.permutation(count)
     topic = order % _TOPICS
     cold = order // _TOPICS % 4 == 3
-    centre = random.standard_normal((_TOPICS, _LATENT))
-    centre /= np.linalg.norm(centre, axis=1, keepdims=True)
-    z = centre[topic] + 0.25 * random.standard_normal((count, _LATENT))
+    axes, _ = np.linalg.qr(random.standard_normal((_LATENT, _LATENT)))
+    centre = np.concatenate([axes, -axes])
+    z = centre[topic] + 0.2 * random.standard_normal((count, _LATENT))
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    likes, views = random.standard_normal((2, count))
-    level = np.stack([0.9 * likes + 0.4 * views, views], axis=1)
+    level = random.standard_normal((count, 2)) @ np.array([[0.9, 0.0], [0.4, 1.0]])
 
     own = 1 + topic[:, None] * _TAGS_PER_TOPIC + _distinct(3, _TAGS_PER_TOPIC, count, random)
     generic = 1 + _TOPICS * _TAGS_PER_TOPIC + _distinct(2, _GENERIC_TAGS, count, random)
     tags = np.concatenate([generic, own], axis=1)
     # The last topic tag always stays; sorting by "is there" moves padding to the left.
     tags[:, :-1] *= random.random((count, 4)) < 0.5
-    tags = np.take_along_axis(tags, np.argsort(tags > 0, axis=1, kind="stable"), axis=1)
+    order = np.argsort(tags > 0, axis=1, kind="stable")
+    tags = np.pad(np.take_along_axis(tags, order, axis=1), ((1, 0), (0, 0)))
 
     basis = random.standard_normal((_LATENT, EMBEDDING_WIDTH))
-    noise = 0.5 * random.standard_normal((count, EMBEDDING_WIDTH))
-    vector = z @ basis + noise
+    vector = z @ basis + 0.5 * random.standard_normal((count, EMBEDDING_WIDTH))
     weight = (1.0 + random.permutation(count)) ** -0.8
     ids = np.arange(1, count + 1)
     warm = _Sampler.build(ids[~cold], topic[~cold], weight[~cold])
     cold_sampler = _Sampler.build(ids[cold], topic[cold], np.ones(int(cold.sum())))
     z, level, vector = (np.pad(x, ((1, 0), (0, 0))) for x in (z, level, vector))
-    tags = np.pad(tags, ((1, 0), (0, 0)))
     return _Items(z, level, tags, vector.astype(np.float32), warm, cold_sampler)
 
 
@@ -240,8 +237,9 @@ def _draw_users(count: int, seq_len: int, items: _Items, random: _Random) -> _Us
     length = np.rint(6 * (q / (1 - q)) ** 0.4).clip(1, seq_len).astype(np.int64)
     owner = np.repeat(np.arange(count), length)
     topic = _draw_topics(interests, owner, 0.9, random)
-    history = items.warm.draw(topic, random)
-    return _Users(interests, history, np.cumsum(length) - length, length, seq_len)
+    return _Users(
+        interests, items.warm.draw(topic, random), np.cumsum(length) - length, length, seq_len
+    )
 
 
 def _distinct(picks: int, choices: int, count: int, random: _Random) -> _Ints:
@@ -275,8 +273,8 @@ def _draw_rows(
     history = users.history[users.start[user][row] + within]
     z = items.latent[item]
     similar = np.einsum("nk,nk->n", items.latent[history], z[row])
-    s = np.bincount(row, weights=np.maximum(similar - 0.5, 0), minlength=count)
-    m = 1 - 2 * np.exp(-s / 0.35)
+    s = np.bincount(row, weights=np.maximum(similar - 0.4, 0), minlength=count)
+    m = 1 - 2 * np.exp(-s / 0.4)
     a, v = ((level - 5) / 2.5).T
     p, r = np.sqrt(_LATENT) * z[:, :2].T
     logit = -0.9 + 2.4 * m + 0.9 * a * v + 0.8 * a * p + 0.9 * m * v + 0.2 * a + 0.2 * r

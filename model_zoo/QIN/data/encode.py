@@ -112,7 +112,7 @@ def _refuse_changes(
         raise InputError(
             [
                 *(f"data set '{dataset.dataset_id}': {change}" for change in changes),
-                f"{folder} was encoded before that; delete it to encode again "
+                f"it was encoded before that; delete {folder / STATE} to encode again "
                 "(models trained on it will not fit the new vocabularies)",
             ]
         )
@@ -146,7 +146,7 @@ def _read_state(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: unreadable ({error}); delete its folder") from None
+        raise InputError(f"{path}: unreadable ({error}); delete it to encode again") from None
     return state
 
 

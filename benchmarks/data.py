@@ -1,0 +1,191 @@
+"""Loading data: memory, time to the first batch and rows per second against a plain loader.
+
+    python -m benchmarks.data --rows 3600000 --items 91718
+
+The plain loader is what a first version would be: the whole file as a pandas frame with a list
+object in each row, turned into one float64 matrix, and the features of a batch's items gathered
+from a data frame, row by row of it, at every batch. Each measurement is a process of its own, so
+that peak memory is its alone; the resting memory of the imports is subtracted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from model_zoo.QIN.data.demo import NUM_LEVELS, NUM_TAGS, generate_demo
+from model_zoo.QIN.data.item_table import load_item_table
+from model_zoo.QIN.data.loader import make_loader
+from model_zoo.QIN.data.spec import DatasetSpec, FeatureSpec, LabelSpec
+
+BATCH_SIZE = 8192
+MAX_LEN = 64
+FEATURE_MAP = SimpleNamespace(labels=["label"], group_id=None)
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def dataset(folder: Path, items: int) -> DatasetSpec:
+    token, item = {"type": "categorical", "dtype": "int"}, {"source": "item"}
+    columns = [
+        {"name": "user_id", "type": "meta", "dtype": "int"},
+        {"name": "item_seq", "type": "meta", "dtype": "int"},
+        {"name": "likes_level", **token, "vocab_size": NUM_LEVELS},
+        {"name": "views_level", **token, "vocab_size": NUM_LEVELS},
+        {"name": "item_id", **token, **item, "vocab_size": items},
+        {"name": "item_tags", "type": "sequence", "dtype": "int", **item, "vocab_size": NUM_TAGS}
+        | {"max_len": 5},
+        {"name": "item_emb_d128", "type": "embedding", "dtype": "float", **item}
+        | {"pretrain_dim": 128},
+    ]
+    return DatasetSpec(
+        dataset_id="benchmark",
+        data_root=str(folder),
+        data_format="parquet",
+        train_data=str(folder / "train.parquet"),
+        valid_data=str(folder / "valid.parquet"),
+        item_info=str(folder / "item_info.parquet"),
+        feature_cols=[FeatureSpec(**column) for column in columns],
+        label_col=LabelSpec(name="label"),
+    )
+
+
+def plain_batches(folder: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the plain loader, in a random order."""
+    frame = pd.read_parquet(folder / "train.parquet")
+    names = ["item_id", "likes_level", "views_level", "label"]
+    matrix = np.column_stack([np.stack(frame["item_seq"].tolist()), frame[names]])
+    matrix = matrix.astype(np.float64)
+    items = pd.read_parquet(folder / "item_info.parquet")
+    order = np.random.default_rng(0).permutation(len(matrix))
+    for start in range(0, len(order), BATCH_SIZE):
+        rows = matrix[order[start : start + BATCH_SIZE]]
+        sequence, columns = rows[:, : -len(names)], rows[:, -len(names) :]
+        ids = np.concatenate([sequence[:, -MAX_LEN:], columns[:, :1]], axis=1).astype(np.int64)
+        gathered = items.iloc[ids.reshape(-1)]
+        yield {
+            "columns": columns,
+            "item_tags": np.stack(gathered["item_tags"].tolist()),
+            "item_emb_d128": np.stack(gathered["item_emb_d128"].tolist()),
+        }
+
+
+def measure(kind: str, folder: Path, items: int, seconds: float) -> dict[str, float]:
+    """Peak memory above the imports', seconds to the first batch, rows per second after it."""
+    before, start = peak_mib(), time.perf_counter()
+    if kind == "plain":
+        batches = plain_batches(folder)
+    else:
+        spec = dataset(folder, items)
+        path = folder / ("parts" if kind == "streaming" else "train.parquet")
+        settings = {"split": "train", "batch_size": BATCH_SIZE, "shuffle": True}
+        load_item_table(spec.item_info, spec.features(of_items=True))
+        loader = make_loader(FEATURE_MAP, path, dataset=spec, max_len=MAX_LEN, **settings)
+        batches = iter(loader)
+    next(batches)
+    first = time.perf_counter() - start
+    # A further epoch of ours; as many batches of the plain one as there is time for.
+    batches = batches if kind == "plain" else iter(loader)
+    started, rows = time.perf_counter(), 0
+    for batch in batches:
+        rows += len(next(iter(batch.values())))
+        if kind == "plain" and time.perf_counter() - started > seconds:
+            break
+    rate = rows / (time.perf_counter() - started)
+    return {"peak_mib": peak_mib() - before, "first_batch_s": first, "rows_per_s": rate}
+
+
+def in_process(kind: str, folder: Path, items: int, seconds: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.data", "--measure", kind]
+    command += ["--folder", str(folder), "--items", str(items), "--seconds", str(seconds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def split_into_parts(folder: Path, parts: int = 8) -> None:
+    """The train file as a folder of files, for the streaming loader."""
+    source = pq.ParquetFile(folder / "train.parquet")
+    (folder / "parts").mkdir()
+    groups = np.array_split(np.arange(source.metadata.num_row_groups), parts)
+    for i, group in enumerate(groups):
+        if len(group):
+            table = source.schema_arrow
+            with pq.ParquetWriter(folder / "parts" / f"{i}.parquet", table) as writer:
+                for g in group:
+                    writer.write_table(source.read_row_group(int(g)))
+
+
+def row(name: str, result: dict[str, float]) -> str:
+    return (
+        f"{name:<24}{result['peak_mib']:>10,.0f} MiB {result['first_batch_s']:>8.2f} s "
+        f"{result['rows_per_s']:>12,.0f} rows/s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=3_600_000)
+    parser.add_argument("--items", type=int, default=91_718)
+    parser.add_argument("--seconds", type=float, default=30, help="of the plain loader's batches")
+    parser.add_argument("--folder", type=Path, help="where the data goes (default: a temporary)")
+    parser.add_argument("--measure", choices=["plain", "memory", "streaming"])
+    arguments = parser.parse_args()
+    if arguments.measure:
+        result = measure(arguments.measure, arguments.folder, arguments.items, arguments.seconds)
+        print(json.dumps(result))
+        return
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    sizes = {"1x": arguments.rows // 4, "4x": arguments.rows}
+    try:
+        for name, rows in sizes.items():
+            generate_demo(
+                folder / name,
+                num_items=arguments.items,
+                num_users=rows // 4,
+                train_rows=rows,
+            )
+            split_into_parts(folder / name)
+        run = {
+            "plain": in_process("plain", folder / "4x", arguments.items, arguments.seconds),
+            "in memory": in_process("memory", folder / "4x", arguments.items, 0),
+            "streaming": in_process("streaming", folder / "4x", arguments.items, 0),
+            "streaming, rows / 4": in_process("streaming", folder / "1x", arguments.items, 0),
+        }
+    finally:
+        if arguments.folder is None:
+            shutil.rmtree(folder)
+    print(f"{arguments.rows:,} rows, {arguments.items:,} items, batches of {BATCH_SIZE}")
+    print(f"{'':<24}{'peak memory':>14} {'1st batch':>10} {'rate':>12}")
+    for name, result in run.items():
+        print(row(name, result))
+    plain, ours, stream = run["plain"], run["in memory"], run["streaming"]
+    print(
+        f"in memory against plain: memory / {plain['peak_mib'] / ours['peak_mib']:.1f}, "
+        f"first batch / {plain['first_batch_s'] / ours['first_batch_s']:.1f}, "
+        f"rate x {ours['rows_per_s'] / plain['rows_per_s']:.1f}"
+    )
+    print(
+        f"streaming: rate {stream['rows_per_s'] / ours['rows_per_s']:.0%} of in memory; "
+        f"memory at 4x the rows "
+        f"{stream['peak_mib'] / run['streaming, rows / 4']['peak_mib'] - 1:+.1%}"
+    )
+
+
+if __name__ == "__main__":
+    main()
