@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,19 +24,20 @@ HISTORIES = st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_si
 
 
 @settings(max_examples=100, deadline=None)
-@given(histories=HISTORIES, max_len=st.integers(1, 9), dtype=st.sampled_from([pl.Int64, pl.UInt16]))
+@given(
+    histories=HISTORIES, max_len=st.integers(1, 9), dtype=st.sampled_from([pa.int64(), pa.uint16()])
+)
 def test_packing_drops_padding_and_the_oldest(
-    histories: list[list[int]], max_len: int, dtype: type[pl.DataType]
+    histories: list[list[int]], max_len: int, dtype: pa.DataType
 ) -> None:
-    items, lengths = pack_histories(pl.Series(histories, dtype=pl.List(dtype)), max_len)
+    items, lengths = pack_histories(pa.array(histories, pa.list_(dtype)), max_len)
     expected = oracles.packed_histories(histories, max_len)
     assert [part.tolist() for part in items.split(lengths.tolist())] == expected
-    assert items.dtype == torch.int32
 
 
 def test_fixed_size_lists_are_packed_alike() -> None:
     histories = [[0, 0, 5], [1, 2, 3]]
-    fixed = pack_histories(pl.Series(histories, dtype=pl.Array(pl.Int32, 3)), 2)
+    fixed = pack_histories(pa.array(histories, pa.list_(pa.int32(), 3)), 2)
     assert [tensor.tolist() for tensor in fixed] == [[5, 2, 3], [1, 2]]
 
 
@@ -115,6 +117,20 @@ def test_each_epoch_has_an_order_of_its_own_and_seeds_repeat(workspace: Path, fo
     assert sorted(first) == sorted(second)
     assert epochs(1) == [first, second]
     assert epochs(2)[0] != first
+
+
+def test_ids_take_the_smallest_type(workspace: Path) -> None:
+    """120 items and 11 levels fit into a byte; positions and groups do not."""
+    types = {name: tensor.dtype for name, tensor in next(iter(load(batch_size=9)[0])).items()}
+    assert types == {
+        "item_id": torch.uint8,
+        "item_seq": torch.uint8,
+        "likes_level": torch.uint8,
+        "views_level": torch.uint8,
+        "item_seq_length": torch.int64,
+        "user_id": torch.int64,
+        "label": torch.float32,
+    }
 
 
 def test_the_test_split_has_no_label(workspace: Path) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.data.item_table import to_tensor
+from model_zoo.QIN.data.item_table import id_type, to_tensor
 from model_zoo.QIN.data.spec import DatasetSpec
 
 LENGTH_SUFFIX = "_length"
-ROWS_PER_READ = 65_536
+ROWS_PER_READ = 16_384
 
 
 @dataclass(frozen=True)
@@ -87,46 +89,58 @@ def concatenate(blocks: Sequence[Block]) -> Block:
     )
 
 
-def read_blocks(
-    file: pq.ParquetFile,
+def read_block(
+    file: str | Path,
     dataset: DatasetSpec,
     *,
+    num_items: int,
     max_len: int,
     wanted: set[str],
-    row_groups: list[int] | None = None,
-) -> Iterator[Block]:
-    """A checked parquet file in pieces, so that the padding of one piece only is in memory.
+    row_group: int,
+) -> Block:
+    """One row group of a checked parquet file.
+
+    It is decoded in pieces, so that the padding of one piece only is ever in memory.
 
     Args:
         file: The file.
         dataset: The data set's specification.
+        num_items: Rows of item_info, which decides the type of item ids.
         max_len: How many of the last real items of a history are kept.
         wanted: Columns to read besides the target and the row features: labels, a group.
-        row_groups: Which row groups, all if ``None``.
+        row_group: Its number.
     """
+    ids = torch.from_numpy(np.empty(0, id_type(num_items))).dtype
     context = [feature.name for feature in dataset.features(of_items=False)]
-    # Meta columns serve only a group metric; test rows may have no label.
-    extra = sorted(wanted & set(file.schema_arrow.names))
-    names = list(dict.fromkeys([dataset.item_col, *context, *extra]))
-    read = [*names, dataset.history_col]
-    for batch in file.iter_batches(ROWS_PER_READ, row_groups=row_groups, columns=read):
-        frame = pl.from_arrow(batch)
-        assert isinstance(frame, pl.DataFrame)  # from_arrow makes a Series only of an array
-        columns = {name: _column(frame[name], name, dataset) for name in names}
-        items, lengths = pack_histories(frame[dataset.history_col], max_len)
-        yield Block(columns, items, lengths, dataset.history_col)
+    with pq.ParquetFile(file, pre_buffer=False) as source:
+        # Meta columns serve only a group metric; test rows may have no label.
+        extra = sorted(wanted & set(source.schema_arrow.names))
+        names = list(dict.fromkeys([dataset.item_col, *context, *extra]))
+        pieces = source.iter_batches(
+            ROWS_PER_READ,
+            row_groups=[row_group],
+            columns=[*names, dataset.history_col],
+            use_threads=False,
+        )
+        blocks = []
+        for piece in pieces:
+            columns = {name: _column(piece.column(name), name, dataset) for name in names}
+            columns[dataset.item_col] = columns[dataset.item_col].to(ids)
+            items, lengths = pack_histories(piece.column(dataset.history_col), max_len)
+            blocks.append(Block(columns, items.to(ids), lengths, dataset.history_col))
+    return concatenate(blocks)
 
 
-def _column(values: pl.Series, name: str, dataset: DatasetSpec) -> Tensor:
+def _column(values: pa.Array, name: str, dataset: DatasetSpec) -> Tensor:
     if name == dataset.label_col.name:
-        return torch.from_numpy(values.cast(pl.Float32).to_numpy(writable=True))
+        return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32))
     feature = dataset.column(name)
-    if feature.type == "meta" and name != dataset.item_col:
-        return torch.from_numpy(values.cast(pl.Int64).to_numpy(writable=True))
+    if feature.type == "meta":
+        return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.int64))
     return to_tensor(values, feature)
 
 
-def pack_histories(histories: pl.Series, max_len: int) -> tuple[Tensor, Tensor]:
+def pack_histories(histories: pa.Array, max_len: int) -> tuple[Tensor, Tensor]:
     """Drop padding and all but the most recent items.
 
     Args:
@@ -135,22 +149,24 @@ def pack_histories(histories: pl.Series, max_len: int) -> tuple[Tensor, Tensor]:
         max_len: How many of the last real items a row keeps.
 
     Returns:
-        The items of all rows one after the other, (T,) int32, and how many each row has,
-        (n,) int64.
+        The items of all rows one after the other, (T,), and how many each row has, (n,) int64.
 
     Example:
-        >>> pack_histories(pl.Series([[0, 0, 7, 8], [5, 4, 3, 2], [0, 0, 0, 0]]), max_len=3)
-        (tensor([7, 8, 4, 3, 2], dtype=torch.int32), tensor([2, 3, 0]))
+        >>> pack_histories(pa.array([[0, 0, 7, 8], [5, 4, 3, 2], [0, 0, 0, 0]]), max_len=3)
+        (tensor([7, 8, 4, 3, 2]), tensor([2, 3, 0]))
     """
-    if isinstance(histories.dtype, pl.Array):
-        histories = histories.arr.to_list()
-    slots = histories.list.len().to_numpy()
-    items = histories.explode(empty_as_null=False).to_numpy()
+    slots = pc.list_value_length(histories).to_numpy().astype(np.int64)
+    items = histories.flatten().to_numpy()
     real = items != 0
-    rows = np.repeat(np.arange(len(slots)), slots)[real]
-    items = items[real].astype(np.int32)
-    lengths = np.bincount(rows, minlength=len(slots))
+    if items.size and (slots == slots[0]).all():
+        lengths = np.count_nonzero(real.reshape(len(slots), slots[0]), axis=1)
+    else:
+        before = np.concatenate([[0], real.cumsum()])  # real items before each slot
+        ends = slots.cumsum()
+        lengths = before[ends] - before[ends - slots]
+    items = items[real].astype(np.int64, copy=False)
     if items.size and lengths.max() > max_len:
+        rows = np.repeat(np.arange(len(lengths)), lengths)
         age = lengths.cumsum()[rows] - np.arange(len(items))  # 1 is a row's most recent item
         items = items[age <= max_len]
         lengths = np.minimum(lengths, max_len)

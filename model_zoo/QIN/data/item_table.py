@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -57,18 +59,37 @@ def load_item_table(path: str | Path, features: list[FeatureSpec]) -> ItemTable:
         path: Parquet file, row k = item k.
         features: The features to read.
     """
-    frame = pl.read_parquet(path, columns=[feature.name for feature in features])
+    table = pq.read_table(path, columns=[feature.name for feature in features])
     return ItemTable(
-        {feature.name: to_tensor(frame[feature.name], feature) for feature in features}
+        {
+            feature.name: to_tensor(table.column(feature.name).combine_chunks(), feature)
+            for feature in features
+        }
     )
 
 
-def to_tensor(values: pl.Series, feature: FeatureSpec) -> Tensor:
-    """A checked column as a tensor: (n,) or (n, width), int32 for ids and float32 for numbers."""
-    dtype = np.float32 if feature.type in ("numeric", "embedding") else np.int32
-    if isinstance(values.dtype, (pl.List, pl.Array)):
+def id_type(vocab_size: int | None) -> np.dtype[Any]:
+    """Smallest integer type, of those torch can index with, for ids below ``vocab_size``.
+
+    Example:
+        >>> [str(id_type(size)) for size in (11, 2_000, 91_718, None)]
+        ['uint8', 'int16', 'int32', 'int64']
+    """
+    kinds = (np.uint8, np.int16, np.int32)
+    fitting = (k for k in kinds if vocab_size is not None and vocab_size - 1 <= np.iinfo(k).max)
+    return np.dtype(next(fitting, np.int64))
+
+
+def to_tensor(values: pa.Array, feature: FeatureSpec) -> Tensor:
+    """A checked column as a tensor, (n,) or (n, width).
+
+    Numbers become float32, ids the smallest integers that hold the vocabulary.
+    """
+    numbers = feature.type in ("numeric", "embedding")
+    dtype = np.dtype(np.float32) if numbers else id_type(feature.vocab_size)
+    # astype copies: arrow's memory is read-only, and torch wants memory it may write.
+    if feature.type in ("sequence", "embedding"):
+        flat = values.flatten().to_numpy(zero_copy_only=False).astype(dtype)
         width = feature.pretrain_dim if feature.type == "embedding" else feature.max_len
-        flat = values.explode(empty_as_null=False).to_numpy().astype(dtype)
         return torch.from_numpy(flat.reshape(len(values), width or -1))
-    # polars may hand out a read-only view of its own memory; torch wants one it may write.
-    return torch.from_numpy(values.to_numpy().astype(dtype))
+    return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(dtype))

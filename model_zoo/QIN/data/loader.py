@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.data.block import Block, concatenate, read_blocks
+from model_zoo.QIN.data.block import Block, concatenate, read_block
 from model_zoo.QIN.data.schema import parquet_files
 from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
 
-_T = TypeVar("_T")
+READERS = 2
 
 
 class HistoryLoader(ABC):
     """Cuts one split into batches; what the loaders below have in common.
 
     A batch of B rows is a dict of tensors:
-        ``{history}`` (T,) int32, the history items of row 0, then of row 1, ...;
+        ``{history}`` (T,), the history items of row 0, then of row 1, ...;
         ``{history}_length`` (B,) int64, how many belong to each row (T is their sum);
-        ``{item}`` (B,) int32; every row feature and meta column the model or a group metric
+        ``{item}`` (B,); every row feature and meta column the model or a group metric
         needs; ``{label}`` (B,) float32 where the split has labels.
 
-    Histories are packed: padding is dropped while reading, whichever side it is on. No
+    Ids have the smallest integer type that holds them. Histories are packed: padding is dropped while reading, whichever side it is on. No
     feature of an item is here, only its id; the model looks features up on its device.
 
     With ``shuffle``, the order depends on ``seed`` and the epoch, counted from the first
@@ -77,6 +78,7 @@ class HistoryLoader(ABC):
         self._pin = torch.cuda.is_available()
         self._dataset = dataset
         self._max_len = max_len
+        self._num_items = pq.read_metadata(dataset.item_info).num_rows
         self._buffer_size = buffer_size
         self._wanted = {*feature_map.labels, feature_map.group_id}
         metadata = [pq.ParquetFile(file).metadata for file in self.files]
@@ -103,16 +105,33 @@ class HistoryLoader(ABC):
     def _batches(self, generator: torch.Generator) -> Iterator[Block]:
         """The batches of an epoch; ``generator`` decides their order."""
 
-    def _read(self, file: Path, row_groups: list[int] | None = None) -> Iterator[Block]:
-        # memory_map would count the file's pages as ours and gains nothing for one pass.
-        with pq.ParquetFile(file, pre_buffer=False) as source:
-            yield from read_blocks(
-                source,
+    def _row_groups(self) -> list[tuple[Path, int]]:
+        return [
+            (file, group)
+            for file in self.files
+            for group in range(pq.ParquetFile(file).metadata.num_row_groups)
+        ]
+
+    def _read(self, row_groups: Sequence[tuple[Path, int]]) -> Iterator[Block]:
+        """Row groups in this order, read ahead in threads: decoding holds no Python lock."""
+
+        def read(file: Path, group: int) -> Block:
+            return read_block(
+                file,
                 self._dataset,
+                num_items=self._num_items,
                 max_len=self._max_len,
                 wanted=self._wanted,
-                row_groups=row_groups,
+                row_group=group,
             )
+
+        waiting = iter(row_groups)
+        with ThreadPoolExecutor(READERS) as pool:
+            pending = deque(pool.submit(read, *group) for group in islice(waiting, READERS + 1))
+            while pending:
+                block = pending.popleft().result()
+                pending.extend(pool.submit(read, *group) for group in islice(waiting, 1))
+                yield block
 
 
 class InMemoryLoader(HistoryLoader):
@@ -120,7 +139,7 @@ class InMemoryLoader(HistoryLoader):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._rows = concatenate([block for file in self.files for block in self._read(file)])
+        self._rows = concatenate(list(self._read(self._row_groups())))
 
     def _batches(self, generator: torch.Generator) -> Iterator[Block]:
         order = torch.randperm(self.num_samples, generator=generator) if self.shuffle else None
@@ -145,7 +164,10 @@ class StreamingLoader(HistoryLoader):
     def _batches(self, generator: torch.Generator) -> Iterator[Block]:
         left: list[Block] = []
         emitted = 0
-        for block in _prefetch(self._pieces(generator)):
+        groups = self._row_groups()
+        if self.shuffle:
+            groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+        for block in self._read(groups):
             left.append(block)
             if sum(map(len, left)) >= self._buffer_size:
                 buffer = self._shuffled(left, generator)
@@ -167,17 +189,6 @@ class StreamingLoader(HistoryLoader):
             return rows
         return rows.gather(torch.randperm(len(rows), generator=generator))
 
-    def _pieces(self, generator: torch.Generator) -> Iterator[Block]:
-        groups = [
-            (file, group)
-            for file in self.files
-            for group in range(pq.ParquetFile(file).metadata.num_row_groups)
-        ]
-        if self.shuffle:
-            groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
-        for file, group in groups:
-            yield from self._read(file, [group])
-
 
 def make_loader(feature_map: Any, data_path: str | Path, **settings: Any) -> HistoryLoader:
     """The loader for a path: streaming for a folder, in memory for a file.
@@ -188,13 +199,3 @@ def make_loader(feature_map: Any, data_path: str | Path, **settings: Any) -> His
     used = {name: settings[name] for name in names if name in settings}
     loader = StreamingLoader if Path(data_path).is_dir() else InMemoryLoader
     return loader(feature_map, data_path, **used)
-
-
-def _prefetch(items: Iterator[_T], depth: int = 2) -> Iterator[_T]:
-    """The same items, computed up to ``depth`` ahead in a thread."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, items, end) for _ in range(depth))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, items, end))
-            yield item  # type: ignore[misc]
