@@ -31,8 +31,9 @@ class HistoryLoader(ABC):
         ``{item}`` (B,); every row feature and meta column the model or a group metric
         needs; ``{label}`` (B,) float32 where the split has labels.
 
-    Ids have the smallest integer type that holds them. Histories are packed: padding is dropped while reading, whichever side it is on. No
-    feature of an item is here, only its id; the model looks features up on its device.
+    Ids have the smallest integer type that holds them. Histories are packed: padding is
+    dropped while reading, whichever side it is on. No feature of an item is here, only its
+    id; the model looks features up on its device.
 
     With ``shuffle``, the order depends on ``seed`` and the epoch, counted from the first
     iteration. A last batch of a single row joins the batch before it when training, since
