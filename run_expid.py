@@ -12,13 +12,20 @@ from model_zoo.QIN.experiment import run_experiment
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    run_experiment(arguments.config, arguments.expid, arguments.gpu, arguments.overrides)
+    run_experiment(
+        arguments.config,
+        arguments.expid,
+        arguments.gpu,
+        arguments.overrides,
+        resume=arguments.resume,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = experiment_parser(
         "Train and evaluate an experiment.", Path(__file__).parent / "config"
     )
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
     return run_command(_run, parser, argv)
 
 

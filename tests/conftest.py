@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from torch import Tensor
 from model_zoo.QIN.data.demo import generate_demo
 from model_zoo.QIN.data.item_table import ItemTable
 from model_zoo.QIN.model import QIN
+
+# Models here are tiny: more threads only wait for one another, the more the busier the machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -105,7 +105,7 @@ def test_five_training_steps(golden: dict[str, np.ndarray], tmp_path: Path) -> N
     model = build(golden, tmp_path, torch.float64).train()
     model._steps_per_epoch, model._batch_index = 1, 0
     model.get_labels = lambda batch: batch["label"].view(-1, 1)  # FuxiCTR's own are float32
-    losses = [float(model.train_step(batch_of(golden)).detach()) for _ in range(5)]
+    losses = [float(model.train_step(batch_of(golden)).item()) for _ in range(5)]
     np.testing.assert_allclose(losses, golden["train_losses"], rtol=0, atol=1e-6)
     y = model.eval()(batch_of(golden))["y_pred"].detach().numpy().ravel()
     np.testing.assert_allclose(y, golden["y_pred_after5"], rtol=0, atol=1e-6)

@@ -179,6 +179,7 @@ def test_parameters_of_the_paper(
 def prepare_training(model: QIN, steps: int) -> None:
     model.train()
     model._steps_per_epoch, model._max_gradient_norm = steps, 10.0
+    model._batch_index, model._total_steps = 0, 1
     # FuxiCTR's labels are float32; these models compute in float64.
     model.get_labels = lambda batch: batch["label"].double().view(-1, 1)
 
@@ -216,8 +217,8 @@ def test_factor_sets_the_learning_rate_decay(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"factor": 0.0}, "factor"),
-        ({"accumulation_steps": 0}, "accumulation_steps=0"),
-        ({"embedding_dim": 0}, "embedding_dim=0"),
+        ({"accumulation_steps": 0}, "accumulation_steps must be at least 1, got 0"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1, got 0"),
     ],
 )
 def test_impossible_settings_are_refused(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from model_zoo.QIN.model import QIN
@@ -67,9 +67,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; train it first") from None
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: not a readable checkpoint: {str(error).splitlines()[0]}"
-        ) from None
+        raise InputError(f"{path}: not a readable checkpoint: {first_line(error)}") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a state dict of tensors, found {type(state).__name__}")
     return state

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.errors import InputError, Interrupted
 
 
 def experiment_parser(description: str, config: Path) -> argparse.ArgumentParser:
@@ -46,6 +46,9 @@ def run_command(
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return 128 + interruption.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,8 +1,21 @@
-"""The one exception that a front door turns into a message and exit code 2."""
+"""Exceptions that a front door turns into a message and an exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+
+class Interrupted(Exception):
+    """A signal ended the work in good order.
+
+    Args:
+        number: The signal.
+        message: What was saved, and how to go on.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        self.number = number
+        super().__init__(message)
 
 
 class InputError(ValueError):
@@ -16,3 +29,8 @@ class InputError(ValueError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its kind if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -32,27 +32,37 @@ from model_zoo.QIN.data.loader import make_loader
 from model_zoo.QIN.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.training.state import load_state
 
 
 def run_experiment(
-    config_dir: str, expid: str, gpu: int = -1, overrides: Sequence[str] = ()
+    config_dir: str,
+    expid: str,
+    gpu: int = -1,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
 ) -> dict[str, Mapping[str, float]]:
     """Train an experiment and evaluate its best checkpoint.
 
-    Writes, under ``model_root/dataset_id``, the log, the best checkpoint and the training
-    curve, and appends FuxiCTR's result line to ``<name of config_dir>.csv``.
+    Writes, under ``model_root/dataset_id``, the log, the best checkpoint, the training's last
+    two states, its history and its curve, and appends FuxiCTR's result line to
+    ``<name of config_dir>.csv``.
 
     Args:
         config_dir: Folder with the YAML files.
         expid: Experiment id.
         gpu: CUDA device, -1 for CPU.
         overrides: ``key=value`` strings that replace settings.
+        resume: Go on from the last saved state, if there is one.
 
     Returns:
         Metrics by split: ``valid``, and ``test`` if it is labelled.
 
     Raises:
-        InputError: If a setting, a file or a value in a file is wrong.
+        InputError: If a setting, a file or a value in a file is wrong, the training
+            diverges, or the state to resume from is unreadable or of other settings.
+        Interrupted: If a signal ended the training; its state is saved.
     """
     experiment = load_experiment(config_dir, expid, overrides)
     folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
@@ -60,7 +70,9 @@ def run_experiment(
     experiment, splits = prepare_dataset(experiment)
     params = experiment.params
 
-    set_logger(params)
+    state_path = (folder / f"{expid}.model").with_suffix(".state")
+    state = load_state(state_path, params) if resume else None
+    start_log(params, keep=state is not None)
     logging.info("Params: " + print_to_json(params))
     report_device(gpu)
     seed_everything(params["seed"])
@@ -70,7 +82,11 @@ def run_experiment(
     _require_an_evaluation(params, len(train))
     model = build_model(experiment, feature_map, gpu)
     model.count_parameters()
-    model.fit(train, validation_data=valid, **params)
+    if resume and state is None:
+        logging.info("No saved state to resume from: starting from the beginning")
+    model.keep_states(params, state)
+    with model.stopping_on_signals():
+        model.fit(train, validation_data=valid, **params)
     draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
 
     logging.info("****** Validation evaluation ******")
@@ -83,6 +99,18 @@ def run_experiment(
         results["test"] = model.evaluate(test)
     _append_result_line(Path(config_dir), experiment, results)
     return results
+
+
+def start_log(params: Mapping[str, Any], *, keep: bool) -> None:
+    """FuxiCTR's log file, which it empties; ``keep`` what a resumed training wrote before."""
+    path = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.log"
+    before = path.read_text(encoding="utf-8") if keep and path.is_file() else ""
+    set_logger(params)
+    if before:
+        path.write_text(before, encoding="utf-8")
+        # FuxiCTR's handler still writes at the beginning; let it write at the end.
+        handler = next(h for h in logging.root.handlers if isinstance(h, logging.FileHandler))
+        handler.stream.seek(0, os.SEEK_END)
 
 
 def require_writable(folder: Path) -> None:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import pydantic
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from model_zoo import register
-from model_zoo.QIN.checkpoint import load_checkpoint
 from model_zoo.QIN.data.block import LENGTH_SUFFIX
 from model_zoo.QIN.data.item_table import ItemTable
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.files import write_aside
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
-from model_zoo.QIN.metrics import evaluate_metrics
+from model_zoo.QIN.training.engine import TrainableModel
 
 # FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
 Regularizer = Annotated[
@@ -30,7 +25,7 @@ Regularizer = Annotated[
 
 
 @register("QIN")
-class QIN(BaseModel):
+class QIN(TrainableModel):
     """Quadratic Interest Network (arXiv 2504.17699) for multimodal CTR prediction.
 
     The features of the target item and of each history item go through the same embedding
@@ -52,6 +47,8 @@ class QIN(BaseModel):
         accumulation_steps: Batches whose gradients are averaged into one optimizer step.
         factor: The learning rate is multiplied by this after an evaluation that did not
             improve the monitor (floor 1e-6).
+        precision: ``bf16`` computes the forward pass under autocast.
+        checkpoint_minutes: Minutes between two saved states of the training.
         embedding_regularizer: λ of (λ/2)·‖table‖², over every table and projection.
         net_regularizer: The same over all other weights.
         item_col: Name of the column with the target's item id.
@@ -81,6 +78,8 @@ class QIN(BaseModel):
         batch_norm: bool = True,
         accumulation_steps: int = 1,
         factor: float = 0.5,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        checkpoint_minutes: float | None = 10.0,
         embedding_regularizer: float | Regularizer | None = None,
         net_regularizer: float | Regularizer | None = None,
         item_col: str = "item_id",
@@ -95,20 +94,17 @@ class QIN(BaseModel):
             gpu=gpu,
             embedding_regularizer=embedding_regularizer,
             net_regularizer=net_regularizer,
+            accumulation_steps=accumulation_steps,
+            factor=factor,
+            precision=precision,
+            checkpoint_minutes=checkpoint_minutes,
             **kwargs,
         )
-        if embedding_dim < 1 or accumulation_steps < 1:
-            raise ValueError(
-                "embedding_dim and accumulation_steps must be at least 1, "
-                f"got {embedding_dim=}, {accumulation_steps=}"
-            )
-        if not 0.0 < factor <= 1.0:
-            raise ValueError(f"factor must be in (0, 1], got {factor}")
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
         item_dim = feature_map.sum_emb_out_dim(feature_source="item")
         if item_dim == 0:
             raise ValueError("no feature has source: item, so there is no item vector")
-        self.accumulation_steps = accumulation_steps
-        self.factor = factor
         self.item_col = item_col
         self.history_col = history_col
         self.row_features = [
@@ -118,10 +114,6 @@ class QIN(BaseModel):
         ]
         if not sys.stdout.isatty():
             self._verbose = 0  # FuxiCTR's progress bars are for people
-        self.evaluations: list[dict[str, float]] = []
-        self._loss_sum: Tensor | float = 0.0
-        self._loss_count = 0
-        self._rows_in_step = 0
 
         self.item_table = item_table
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
@@ -141,6 +133,13 @@ class QIN(BaseModel):
         self.model_to_device()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with self.autocast():
+            logit = self._logit(inputs)
+        if logit.dtype == torch.bfloat16:
+            logit = logit.float()  # probability and loss are float32 whatever the precision
+        return {"y_pred": self.output_activation(logit), "logit": logit}
+
+    def _logit(self, inputs: Mapping[str, Tensor]) -> Tensor:
         target_ids = self._on_device(inputs[self.item_col]).long()
         history_ids, rows = self._packed_history(inputs)
         ids = torch.cat([target_ids, history_ids])
@@ -152,8 +151,8 @@ class QIN(BaseModel):
         if self.row_features:
             row = {name: self._on_device(inputs[name]) for name in self.row_features}
             parts.insert(0, self.embedding_layer(row, flatten_emb=True))
-        logit = self.qnn(torch.cat(parts, dim=1))  # (B, 1)
-        return {"y_pred": self.output_activation(logit), "logit": logit}
+        logit: Tensor = self.qnn(torch.cat(parts, dim=1))  # (B, 1)
+        return logit
 
     def _packed_history(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Ids of the real history items (T,) and the batch row of each (T,)."""
@@ -168,74 +167,6 @@ class QIN(BaseModel):
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
-
-    def train_step(self, batch_data: Mapping[str, Tensor]) -> Tensor:
-        """One batch; an optimizer step after ``accumulation_steps`` of them.
-
-        A step's gradient is that of the mean over all its rows, whatever the batches'
-        sizes, also for the incomplete last group of an epoch.
-        """
-        y_true = self.get_labels(batch_data)
-        loss = self.compute_loss(self.forward(batch_data), y_true)
-        accumulate = self.accumulation_steps > 1
-        (loss * len(y_true) if accumulate else loss).backward()
-        self._rows_in_step += len(y_true)
-        if (self._batch_index + 1) % self.accumulation_steps == 0 or (
-            self._batch_index + 1 == self._steps_per_epoch
-        ):
-            if accumulate:
-                for parameter in self.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.div_(self._rows_in_step)
-            nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self._rows_in_step = 0
-        self._loss_sum = self._loss_sum + loss.detach()
-        self._loss_count += 1
-        return loss
-
-    def lr_decay(self, factor: float | None = None, min_lr: float = 1e-6) -> float:
-        """FuxiCTR's decay with the experiment's ``factor``."""
-        return super().lr_decay(self.factor if factor is None else factor, min_lr)
-
-    def checkpoint_and_earlystop(self, logs: dict[str, float], min_delta: float = 1e-6) -> None:
-        """FuxiCTR's decision, after noting the evaluation for the training curve."""
-        self.evaluations.append(
-            {
-                "epoch": self._total_steps / self._steps_per_epoch,
-                "train_loss": float(self._loss_sum) / self._loss_count,
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                **logs,
-            }
-        )
-        self._loss_sum, self._loss_count = 0.0, 0
-        super().checkpoint_and_earlystop(logs, min_delta)
-
-    def evaluate_metrics(
-        self,
-        y_true: np.ndarray,
-        y_pred: np.ndarray,
-        metrics: list[str],
-        group_id: np.ndarray | None = None,
-    ) -> dict[str, float]:
-        """FuxiCTR's metrics, refusing predictions of a model that diverged."""
-        if not np.isfinite(y_pred).all():
-            raise InputError(
-                f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
-                "predictions are not finite: training diverged; try a lower learning_rate "
-                f"(now {self.optimizer.param_groups[0]['lr']:g}) or num_row"
-            )
-        return evaluate_metrics(y_true, y_pred, metrics, group_id)
-
-    def save_weights(self, checkpoint: str) -> None:
-        """Write the weights; the file appears only when it is complete."""
-        with write_aside(checkpoint) as partial:
-            torch.save(self.state_dict(), partial)
-
-    def load_weights(self, checkpoint: str) -> None:
-        """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
-        load_checkpoint(self, checkpoint)
 
 
 def _in_dtype_of_weight(module: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.errors import InputError, first_line
 
 
 @contextmanager
@@ -20,5 +20,4 @@ def writing(path: Path) -> Iterator[None]:
 
 def unreadable(path: Path, kind: str, error: Exception) -> InputError:
     """A reader's error in one line, to be raised in its place."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"{path}: not a readable {kind} file: {reason}")
+    return InputError(f"{path}: not a readable {kind} file: {first_line(error)}")

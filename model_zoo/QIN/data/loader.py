@@ -75,6 +75,7 @@ class HistoryLoader(ABC):
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        self._skipped = 0
         self.files = parquet_files(data_path)
         self._pin = torch.cuda.is_available()
         self._dataset = dataset
@@ -96,11 +97,17 @@ class HistoryLoader(ABC):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        for block in self._batches(generator):
+        skipped, self._skipped = self._skipped, 0
+        for block in islice(self._batches(generator), skipped, None):
             batch = block.batch()
             if self._pin:
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
             yield batch
+
+    def start_at(self, *, epoch: int, batch: int) -> None:
+        """Let the next iteration be that of ``epoch``, from ``batch`` on (both from 0)."""
+        self.epoch = epoch
+        self._skipped = batch
 
     @abstractmethod
     def _batches(self, generator: torch.Generator) -> Iterator[Block]:

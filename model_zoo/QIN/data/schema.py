@@ -26,7 +26,7 @@ from model_zoo.QIN.data.rules import (
     type_fits,
 )
 from model_zoo.QIN.data.spec import DatasetSpec, FeatureSpec
-from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.errors import InputError, first_line
 
 SPLITS = ("train", "valid", "test")
 
@@ -279,4 +279,4 @@ def _wrong_type(path: str, name: str, dtype: pl.DataType, expected: str) -> str:
 
 
 def _unreadable(path: str, error: Exception) -> str:
-    return f"{path}: not a readable parquet file: {str(error).splitlines()[0]}"
+    return f"{path}: not a readable parquet file: {first_line(error)}"

@@ -1,0 +1,1 @@
+"""What FuxiCTR's training loop lacks: precision, resuming, and doing nothing twice."""

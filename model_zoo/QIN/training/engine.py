@@ -1,0 +1,340 @@
+"""A FuxiCTR model that trains faster, can be interrupted, and goes on where it was."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import get_loss
+from torch import Tensor, nn
+
+from model_zoo.QIN.checkpoint import load_checkpoint
+from model_zoo.QIN.errors import InputError, Interrupted
+from model_zoo.QIN.files import write_aside
+from model_zoo.QIN.metrics import evaluate_metrics
+from model_zoo.QIN.training.optimizer import L2Penalty, build_optimizer
+from model_zoo.QIN.training.state import random_states, restore_random_states, save_state
+
+
+class TrainableModel(BaseModel):
+    """FuxiCTR's ``fit`` stays the driver; its hooks are given what the loop lacks.
+
+    Args:
+        feature_map: FuxiCTR's feature map.
+        accumulation_steps: Batches whose gradients are averaged into one optimizer step.
+        factor: Learning rate factor after an evaluation that did not improve the monitor.
+        precision: ``bf16`` computes the forward pass under autocast; weights, their
+            gradients and the loss are float32 either way.
+        checkpoint_minutes: Minutes between two saved states; ``None`` saves only at
+            evaluations.
+        **kwargs: FuxiCTR's own arguments.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        *,
+        accumulation_steps: int = 1,
+        factor: float = 0.5,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        checkpoint_minutes: float | None = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature_map, **kwargs)
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"factor must be in (0, 1], got {factor}")
+        if checkpoint_minutes is not None and checkpoint_minutes <= 0:
+            raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
+        self.accumulation_steps = accumulation_steps
+        self.factor = factor
+        self.precision = precision
+        self.checkpoint_minutes = checkpoint_minutes
+        self.evaluations: list[dict[str, float]] = []
+        self._loss_sum: Tensor | float = 0.0
+        self._loss_count = 0
+        self._rows_in_step = 0
+        self._first_batch = 0  # of this epoch, when it goes on in its middle
+        self._penalty: L2Penalty | None = None
+        self._settings: Mapping[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._save_due = False
+        self._saved_at = time.monotonic()
+        self._signal: int | None = None
+
+    # --- what a subclass uses
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the forward pass."""
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    # --- what an experiment uses
+
+    def keep_states(
+        self, settings: Mapping[str, Any], resumed: dict[str, Any] | None = None
+    ) -> None:
+        """Save the training's state while it runs, and begin with ``resumed`` if given.
+
+        Args:
+            settings: What a continuation must have in common with this training.
+            resumed: A state of :func:`model_zoo.QIN.training.state.load_state`.
+        """
+        self._settings = dict(settings)
+        self._resumed = resumed
+
+    @property
+    def state_path(self) -> Path:
+        return Path(self.checkpoint).with_suffix(".state")
+
+    @property
+    def history_path(self) -> Path:
+        return Path(self.checkpoint).with_suffix(".history.csv")
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the training after its current step, with a saved state."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            self._signal = number
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- FuxiCTR's hooks
+
+    def compile(self, optimizer: str, loss: str, lr: float) -> None:
+        self.optimizer = build_optimizer(optimizer, self.parameters(), lr)
+        self.loss_fn = get_loss(loss)
+
+    def train_epoch(self, data_generator: Any) -> None:
+        """An epoch, or the rest of it if the training was resumed in its middle."""
+        if self._resumed is not None:
+            if self._epoch_index < self._resumed["epoch"]:
+                return  # trained before the interruption
+            self._restore(self._resumed, data_generator)
+            self._resumed = None
+            if self._stop_training:
+                return
+        super().train_epoch(data_generator)
+        self._first_batch = 0
+
+    def train_step(self, batch_data: Mapping[str, Tensor]) -> DeferredLoss:
+        """One batch; an optimizer step after ``accumulation_steps`` of them.
+
+        A step's gradient is that of the mean over all its rows, whatever the batches'
+        sizes, also for the incomplete last group of an epoch.
+        """
+        if self._rows_in_step == 0:
+            self._between_steps()
+        if self._penalty is None:
+            self._penalty = L2Penalty(self, self._embedding_regularizer, self._net_regularizer)
+        y_true = self.get_labels(batch_data)
+        output = self.forward(batch_data)
+        if self._penalty.supported:
+            loss, penalty = self.add_loss(output, y_true), self._penalty.value()
+        else:
+            loss, penalty = self.compute_loss(output, y_true), 0.0
+        accumulate = self.accumulation_steps > 1
+        (loss * len(y_true) if accumulate else loss).backward()
+        self._rows_in_step += len(y_true)
+        batch = self._first_batch + self._batch_index + 1
+        if batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch:
+            if accumulate:
+                for parameter in self.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self._rows_in_step)
+            if self._penalty.supported:
+                self._penalty.add_gradient()
+            norm = nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            self._require_finite(loss, norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self._rows_in_step = 0
+        total = loss.detach() + penalty
+        self._loss_sum = self._loss_sum + total
+        self._loss_count += 1
+        return DeferredLoss(total)
+
+    def lr_decay(self, factor: float | None = None, min_lr: float = 1e-6) -> float:
+        """FuxiCTR's decay with the experiment's ``factor``."""
+        rate: float = super().lr_decay(self.factor if factor is None else factor, min_lr)
+        return rate
+
+    def eval_step(self) -> None:
+        super().eval_step()
+        self._save_due = True
+        if self._rows_in_step == 0:
+            self._save(self._first_batch + self._batch_index + 1, self._total_steps)
+
+    def evaluate(self, data_generator: Any, metrics: list[str] | None = None) -> dict[str, float]:
+        """FuxiCTR's evaluation, of all the experiment's metrics each time."""
+        wanted = list(dict.fromkeys([*(metrics or []), *self.validation_metrics]))
+        result: dict[str, float] = super().evaluate(data_generator, metrics=wanted)
+        return result
+
+    def checkpoint_and_earlystop(self, logs: dict[str, float], min_delta: float = 1e-6) -> None:
+        """FuxiCTR's decision, after noting the evaluation in ``<expid>.history.csv``."""
+        self.evaluations.append(
+            {
+                "epoch": self._total_steps / self._steps_per_epoch,
+                "train_loss": float(self._loss_sum) / max(self._loss_count, 1),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                **logs,
+            }
+        )
+        self._loss_sum, self._loss_count = 0.0, 0
+        with write_aside(self.history_path) as partial:
+            pl.DataFrame(self.evaluations).write_csv(partial)
+        super().checkpoint_and_earlystop(logs, min_delta)
+
+    def evaluate_metrics(
+        self,
+        y_true: np.ndarray,
+        y_pred: np.ndarray,
+        metrics: list[str],
+        group_id: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """FuxiCTR's metrics, refusing predictions of a model that diverged."""
+        if not np.isfinite(y_pred).all():
+            raise InputError(
+                f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
+                "predictions are not finite: training diverged; try a lower learning_rate "
+                f"(now {self.optimizer.param_groups[0]['lr']:g}) or num_row"
+            )
+        return evaluate_metrics(y_true, y_pred, metrics, group_id)
+
+    def save_weights(self, checkpoint: str) -> None:
+        """Write the weights; the file appears only when it is complete."""
+        with write_aside(checkpoint) as partial:
+            torch.save(self.state_dict(), partial)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
+        load_checkpoint(self, checkpoint)
+
+    # --- the state of a training
+
+    def _between_steps(self) -> None:
+        """Before a batch that begins an optimizer step: save if it is time, stop if asked to."""
+        minutes = self.checkpoint_minutes
+        if minutes is not None and time.monotonic() - self._saved_at > 60 * minutes:
+            self._save_due = True
+        if self._save_due or self._signal is not None:
+            # FuxiCTR has counted the step that is about to begin.
+            self._save(self._first_batch + self._batch_index, self._total_steps - 1)
+        if self._signal is not None:
+            raise Interrupted(
+                self._signal,
+                f"stopped by {signal.Signals(self._signal).name} after step "
+                f"{self._total_steps - 1}; --resume goes on from there",
+            )
+
+    def _save(self, batches: int, total_steps: int) -> None:
+        """Save the state after ``batches`` of this epoch and ``total_steps`` of all."""
+        self._save_due = False
+        self._saved_at = time.monotonic()
+        if self._settings is None:
+            return
+        state = {
+            "settings": self._settings,
+            "epoch": self._epoch_index,
+            "batches": batches,
+            "total_steps": total_steps,
+            "weights": self.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best_metric": float(self._best_metric),
+            "stopping_steps": self._stopping_steps,
+            "stop_training": self._stop_training,
+            "evaluations": self.evaluations,
+            "loss_sum": self._loss_sum,
+            "loss_count": self._loss_count,
+            "random": random_states(),
+        }
+        try:
+            save_state(self.state_path, state)
+        except OSError as error:
+            # The training itself is sound; only the next interruption would cost more.
+            logging.warning("%s: state not saved: %s", self.state_path, error.strerror or error)
+
+    def _restore(self, state: Mapping[str, Any], data_generator: Any) -> None:
+        self.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._best_metric = state["best_metric"]
+        self._stopping_steps = state["stopping_steps"]
+        self._stop_training = state["stop_training"]
+        self._total_steps = state["total_steps"]
+        self._first_batch = state["batches"]
+        self.evaluations = list(state["evaluations"])
+        loss_sum = state["loss_sum"]
+        self._loss_sum = loss_sum.to(self.device) if isinstance(loss_sum, Tensor) else loss_sum
+        self._loss_count = state["loss_count"]
+        data_generator.start_at(epoch=state["epoch"], batch=state["batches"])
+        restore_random_states(state["random"])
+        logging.info(
+            "Resumed in epoch %d after %d batches, step %d",
+            state["epoch"] + 1,
+            state["batches"],
+            state["total_steps"],
+        )
+
+    def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
+        """Stop before a step that would destroy the weights.
+
+        On CUDA a look costs a wait for the device, so only every hundredth step is looked
+        at: what is not finite stays so.
+        """
+        if self.device.type == "cuda" and self._total_steps % 100:
+            return
+        if torch.isfinite(norm) and torch.isfinite(loss):
+            return
+        sizes = {
+            name: float(parameter.grad.abs().max())
+            for name, parameter in self.named_parameters()
+            if parameter.grad is not None
+        }
+        worst = sorted(sizes, key=lambda name: -np.nan_to_num(sizes[name], nan=np.inf))[:5]
+        raise InputError(
+            f"{self.model_id}: step {self._total_steps}: loss {float(loss.detach())}, gradient "
+            f"norm {float(norm)}, expected finite numbers; learning_rate "
+            f"{self.optimizer.param_groups[0]['lr']:g}; largest gradients: "
+            + ", ".join(f"{name} {sizes[name]:g}" for name in worst)
+            + f"; the best weights so far are in {self.checkpoint}"
+            * Path(self.checkpoint).is_file()
+        )
+
+
+class DeferredLoss:
+    """A loss that FuxiCTR's loop can add up without waiting for the device.
+
+    The loop calls ``item()`` at every step and prints the sum at an evaluation.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value
+
+    def item(self) -> Tensor:
+        """The value, still on its device; ``float()`` of it waits."""
+        return self._value
