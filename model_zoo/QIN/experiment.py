@@ -32,6 +32,7 @@ from model_zoo.QIN.data.loader import make_loader
 from model_zoo.QIN.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.training.processes import is_main, joined, rank, wait_for_all, world_size
 from model_zoo.QIN.training.state import load_state
 
 
@@ -56,6 +57,8 @@ def run_experiment(
         overrides: ``key=value`` strings that replace settings.
         resume: Go on from the last saved state, if there is one.
 
+    Started by torchrun, each process computes its share of every batch, and the main one writes.
+
     Returns:
         Metrics by split: ``valid``, and ``test`` if it is labelled.
 
@@ -65,29 +68,42 @@ def run_experiment(
         Interrupted: If a signal ended the training; its state is saved.
     """
     experiment = load_experiment(config_dir, expid, overrides)
+    with joined(gpu) as device:
+        return _run(Path(config_dir), experiment, device, resume=resume)
+
+
+def _run(
+    config_dir: Path, experiment: Experiment, gpu: int, *, resume: bool
+) -> dict[str, Mapping[str, float]]:
+    """The steps of :func:`run_experiment`, in each of its processes."""
+    expid = experiment.run.model_id
     folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
-    require_writable(folder)
+    if is_main():
+        require_writable(folder)
+        prepare_dataset(experiment)  # the others then find it ready
+    wait_for_all()
     experiment, splits = prepare_dataset(experiment)
     params = experiment.params
+    settings = {**params, "processes": world_size()}
 
-    state_path = (folder / f"{expid}.model").with_suffix(".state")
-    state = load_state(state_path, params) if resume else None
+    state = load_state(folder / f"{expid}.state", settings) if resume else None
     start_log(params, keep=state is not None)
     logging.info("Params: " + print_to_json(params))
     report_device(gpu)
     seed_everything(params["seed"])
     feature_map = build_feature_map(params)
     loaders = {"dataset": experiment.dataset, "data_loader": make_loader}
+    loaders["share"] = (rank(), world_size())
     train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
     _require_an_evaluation(params, len(train))
     model = build_model(experiment, feature_map, gpu)
     model.count_parameters()
     if resume and state is None:
         logging.info("No saved state to resume from: starting from the beginning")
-    model.keep_states(params, state)
+    model.keep_states(settings, state)
+    torch.manual_seed(params["seed"] + rank())  # dropout of its own in each process
     with model.stopping_on_signals():
         model.fit(train, validation_data=valid, **params)
-    draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
 
     logging.info("****** Validation evaluation ******")
     results = {"valid": model.evaluate(valid)}
@@ -97,12 +113,20 @@ def run_experiment(
         logging.info("****** Test evaluation ******")
         test = RankDataLoader(feature_map, stage="test", **params, **loaders)
         results["test"] = model.evaluate(test)
-    _append_result_line(Path(config_dir), experiment, results)
+    if is_main():
+        draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
+        _append_result_line(config_dir, experiment, results)
     return results
 
 
 def start_log(params: Mapping[str, Any], *, keep: bool) -> None:
-    """FuxiCTR's log file, which it empties; ``keep`` what a resumed training wrote before."""
+    """FuxiCTR's log file, which it empties; ``keep`` what a resumed training wrote before.
+
+    Of several processes the main one writes it; the others only warn on the console.
+    """
+    if not is_main():
+        logging.basicConfig(level=logging.WARNING, force=True)
+        return
     path = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.log"
     before = path.read_text(encoding="utf-8") if keep and path.is_file() else ""
     set_logger(params)

@@ -17,6 +17,7 @@ from model_zoo.QIN.data.block import LENGTH_SUFFIX
 from model_zoo.QIN.data.item_table import ItemTable
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
 from model_zoo.QIN.training.engine import TrainableModel
+from model_zoo.QIN.training.processes import is_main
 
 # FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
 Regularizer = Annotated[
@@ -112,7 +113,7 @@ class QIN(TrainableModel):
             for name, spec in feature_map.features.items()
             if spec["type"] != "meta" and spec["source"] != "item"
         ]
-        if not sys.stdout.isatty():
+        if not (sys.stdout.isatty() and is_main()):
             self._verbose = 0  # FuxiCTR's progress bars are for people
 
         self.item_table = item_table

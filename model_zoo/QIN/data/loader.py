@@ -20,6 +20,7 @@ from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
 
 READERS = 2
+BATCH_ROWS = "batch_rows"
 
 
 class HistoryLoader(ABC):
@@ -36,8 +37,8 @@ class HistoryLoader(ABC):
     id; the model looks features up on its device.
 
     With ``shuffle``, the order depends on ``seed`` and the epoch, counted from the first
-    iteration. A last batch of a single row joins the batch before it when training, since
-    batch normalisation cannot learn from one row.
+    iteration. A last batch with fewer than two rows for each process joins the batch before
+    it when training, since batch normalisation cannot learn from one row.
 
     Args:
         feature_map: FuxiCTR's feature map, for the label's name and the group id.
@@ -49,6 +50,8 @@ class HistoryLoader(ABC):
         max_len: How many of the most recent history items a row keeps.
         seed: Of the shuffle.
         buffer_size: Rows that a streaming loader shuffles at a time.
+        share: Number of this process and of all processes: each gets its part of every
+            batch, and the batch's size as ``batch_rows``.
 
     Raises:
         InputError: If a size is below 1, or fewer than two rows are to train.
@@ -66,6 +69,7 @@ class HistoryLoader(ABC):
         max_len: int = 64,
         seed: int = 0,
         buffer_size: int = 262_144,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         sizes = {"batch_size": batch_size, "max_len": max_len, "buffer_size": buffer_size}
         problems = [f"{k} must be at least 1, got {v}" for k, v in sizes.items() if v < 1]
@@ -88,7 +92,16 @@ class HistoryLoader(ABC):
         self.num_blocks: int = sum(m.num_row_groups for m in metadata)
         if split == "train" and self.num_samples < 2:
             raise InputError(f"{data_path}: {self.num_samples} row; training needs at least 2")
-        self._join_last = split == "train" and batch_size > 1 and self.num_samples % batch_size == 1
+        self._rank, self._processes = share
+        if batch_size < 2 * self._processes and self._processes > 1:
+            raise InputError(
+                f"batch_size is {batch_size}, but {self._processes} processes need 2 rows each"
+            )
+        too_few = 2 * self._processes
+        remainder = self.num_samples % batch_size
+        self._join_last = (
+            split == "train" and 0 < remainder < min(too_few, batch_size) < self.num_samples
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -98,11 +111,20 @@ class HistoryLoader(ABC):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
         skipped, self._skipped = self._skipped, 0
-        for block in islice(self._batches(generator), skipped, None):
+        for rows, block in islice(self._batches(generator), skipped, None):
             batch = block.batch()
+            if self._processes > 1:
+                batch[BATCH_ROWS] = torch.tensor(rows)
             if self._pin:
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
             yield batch
+
+    def _bounds(self, rows: int) -> tuple[int, int]:
+        """First and last row, exclusive, of this process's part of a batch."""
+        return (
+            rows * self._rank // self._processes,
+            rows * (self._rank + 1) // self._processes,
+        )
 
     def start_at(self, *, epoch: int, batch: int) -> None:
         """Let the next iteration be that of ``epoch``, from ``batch`` on (both from 0)."""
@@ -110,8 +132,11 @@ class HistoryLoader(ABC):
         self._skipped = batch
 
     @abstractmethod
-    def _batches(self, generator: torch.Generator) -> Iterator[Block]:
-        """The batches of an epoch; ``generator`` decides their order."""
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[int, Block]]:
+        """Rows of each batch of an epoch, and this process's part of them.
+
+        ``generator`` decides their order.
+        """
 
     def _row_groups(self) -> list[tuple[Path, int]]:
         return [
@@ -149,16 +174,17 @@ class InMemoryLoader(HistoryLoader):
         super().__init__(*args, **kwargs)
         self._rows = concatenate(list(self._read(self._row_groups())))
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Block]:
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[int, Block]]:
         order = torch.randperm(self.num_samples, generator=generator) if self.shuffle else None
         for i in range(len(self)):
             start, stop = i * self.batch_size, (i + 1) * self.batch_size
             if i == len(self) - 1:
                 stop = self.num_samples
+            low, high = self._bounds(stop - start)
             if order is None:
-                yield self._rows.slice(start, stop)
+                yield stop - start, self._rows.slice(start + low, start + high)
             else:
-                yield self._rows.gather(order[start:stop])
+                yield stop - start, self._rows.gather(order[start + low : start + high])
 
 
 class StreamingLoader(HistoryLoader):
@@ -169,7 +195,7 @@ class StreamingLoader(HistoryLoader):
     share a batch: a folder of many small row groups is shuffled best. The choice for a folder.
     """
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Block]:
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[int, Block]]:
         left: list[Block] = []
         emitted = 0
         groups = self._row_groups()
@@ -182,14 +208,18 @@ class StreamingLoader(HistoryLoader):
                 # One batch stays, so that the end of the epoch can be one batch or join it.
                 count = max(0, len(buffer) // self.batch_size - 1)
                 for i in range(count):
-                    yield buffer.slice(i * self.batch_size, (i + 1) * self.batch_size)
+                    yield self._cut(buffer, i * self.batch_size, (i + 1) * self.batch_size)
                 emitted += count
                 left = [buffer.slice(count * self.batch_size, len(buffer))]
         buffer = self._shuffled(left, generator)
         count = len(self) - emitted
         for i in range(count):
             stop = (i + 1) * self.batch_size if i < count - 1 else len(buffer)
-            yield buffer.slice(i * self.batch_size, stop)
+            yield self._cut(buffer, i * self.batch_size, stop)
+
+    def _cut(self, buffer: Block, start: int, stop: int) -> tuple[int, Block]:
+        low, high = self._bounds(stop - start)
+        return stop - start, buffer.slice(start + low, start + high)
 
     def _shuffled(self, blocks: list[Block], generator: torch.Generator) -> Block:
         rows = concatenate(blocks)
@@ -203,7 +233,7 @@ def make_loader(feature_map: Any, data_path: str | Path, **settings: Any) -> His
 
     Takes whatever FuxiCTR passes along from an experiment and uses what is a loader's.
     """
-    names = ("split", "batch_size", "shuffle", "dataset", "max_len", "seed", "buffer_size")
+    names = ("split", "batch_size", "shuffle", "dataset", "max_len", "seed", "buffer_size", "share")
     used = {name: settings[name] for name in names if name in settings}
     loader = StreamingLoader if Path(data_path).is_dir() else InMemoryLoader
     return loader(feature_map, data_path, **used)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,25 @@ from fuxictr.pytorch.torch_utils import get_loss
 from torch import Tensor, nn
 
 from model_zoo.QIN.checkpoint import load_checkpoint
+from model_zoo.QIN.data.loader import BATCH_ROWS
 from model_zoo.QIN.errors import InputError, Interrupted
 from model_zoo.QIN.files import write_aside
 from model_zoo.QIN.metrics import evaluate_metrics
 from model_zoo.QIN.training.optimizer import L2Penalty, build_optimizer
+from model_zoo.QIN.training.processes import (
+    any_process,
+    from_main,
+    gather,
+    gather_rows,
+    is_main,
+    mean_over_processes,
+    rank,
+    synchronise_batch_norm,
+    world_size,
+)
 from model_zoo.QIN.training.state import random_states, restore_random_states, save_state
+
+STEPS_BETWEEN_QUESTIONS = 20
 
 
 class TrainableModel(BaseModel):
@@ -71,6 +85,7 @@ class TrainableModel(BaseModel):
         self._rows_in_step = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
         self._penalty: L2Penalty | None = None
+        self._parallel: list[nn.Module] | None = None
         self._settings: Mapping[str, Any] | None = None
         self._resumed: dict[str, Any] | None = None
         self._save_due = False
@@ -151,18 +166,24 @@ class TrainableModel(BaseModel):
             self._between_steps()
         if self._penalty is None:
             self._penalty = L2Penalty(self, self._embedding_regularizer, self._net_regularizer)
+        batch = self._first_batch + self._batch_index + 1
+        ends_step = batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch
         y_true = self.get_labels(batch_data)
-        output = self.forward(batch_data)
+        output = self._parallel_forward(batch_data, synchronise=ends_step)
         if self._penalty.supported:
             loss, penalty = self.add_loss(output, y_true), self._penalty.value()
         else:
             loss, penalty = self.compute_loss(output, y_true), 0.0
-        accumulate = self.accumulation_steps > 1
-        (loss * len(y_true) if accumulate else loss).backward()
-        self._rows_in_step += len(y_true)
-        batch = self._first_batch + self._batch_index + 1
-        if batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch:
-            if accumulate:
+        # Losses are weighted by rows wherever several parts make up one step: DistributedData-
+        # Parallel averages over processes, so that their number is a factor too.
+        processes = world_size()
+        rows = int(batch_data[BATCH_ROWS]) if processes > 1 else len(y_true)
+        share = len(y_true) * processes / rows
+        in_parts = self.accumulation_steps > 1 or processes > 1
+        (loss * share * rows if in_parts else loss).backward()
+        self._rows_in_step += rows
+        if ends_step:
+            if in_parts:
                 for parameter in self.parameters():
                     if parameter.grad is not None:
                         parameter.grad.div_(self._rows_in_step)
@@ -173,7 +194,7 @@ class TrainableModel(BaseModel):
             self.optimizer.step()
             self.optimizer.zero_grad()
             self._rows_in_step = 0
-        total = loss.detach() + penalty
+        total = loss.detach() * share + penalty
         self._loss_sum = self._loss_sum + total
         self._loss_count += 1
         return DeferredLoss(total)
@@ -182,6 +203,27 @@ class TrainableModel(BaseModel):
         """FuxiCTR's decay with the experiment's ``factor``."""
         rate: float = super().lr_decay(self.factor if factor is None else factor, min_lr)
         return rate
+
+    def _mean_loss(self) -> float:
+        """Mean training loss since the last evaluation, over all processes."""
+        total = torch.as_tensor(self._loss_sum, device=self.device)
+        return float(mean_over_processes(total)) / max(self._loss_count, 1)
+
+    def _parallel_forward(
+        self, batch_data: Mapping[str, Tensor], *, synchronise: bool
+    ) -> dict[str, Tensor]:
+        """The forward pass; with several processes, gradients meet in the backward pass."""
+        if world_size() == 1:
+            output: dict[str, Tensor] = self.forward(batch_data)
+            return output
+        if self._parallel is None:
+            synchronise_batch_norm(self, self.device)
+            parallel = nn.parallel.DistributedDataParallel(self, broadcast_buffers=False)
+            # Not as an attribute of the module: the wrapper contains the module itself.
+            self._parallel = [parallel]
+        with nullcontext() if synchronise else self._parallel[0].no_sync():
+            output = self._parallel[0](batch_data)
+        return output
 
     def eval_step(self) -> None:
         super().eval_step()
@@ -192,6 +234,7 @@ class TrainableModel(BaseModel):
     def evaluate(self, data_generator: Any, metrics: list[str] | None = None) -> dict[str, float]:
         """FuxiCTR's evaluation, of all the experiment's metrics each time."""
         wanted = list(dict.fromkeys([*(metrics or []), *self.validation_metrics]))
+        from_main(self)  # batch statistics may differ between processes
         result: dict[str, float] = super().evaluate(data_generator, metrics=wanted)
         return result
 
@@ -200,14 +243,15 @@ class TrainableModel(BaseModel):
         self.evaluations.append(
             {
                 "epoch": self._total_steps / self._steps_per_epoch,
-                "train_loss": float(self._loss_sum) / max(self._loss_count, 1),
+                "train_loss": self._mean_loss(),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
                 **logs,
             }
         )
         self._loss_sum, self._loss_count = 0.0, 0
-        with write_aside(self.history_path) as partial:
-            pl.DataFrame(self.evaluations).write_csv(partial)
+        if is_main():
+            with write_aside(self.history_path) as partial:
+                pl.DataFrame(self.evaluations).write_csv(partial)
         super().checkpoint_and_earlystop(logs, min_delta)
 
     def evaluate_metrics(
@@ -217,7 +261,8 @@ class TrainableModel(BaseModel):
         metrics: list[str],
         group_id: np.ndarray | None = None,
     ) -> dict[str, float]:
-        """FuxiCTR's metrics, refusing predictions of a model that diverged."""
+        """FuxiCTR's metrics over the rows of all processes, refusing a model that diverged."""
+        y_true, y_pred, group_id = map(gather_rows, (y_true, y_pred, group_id))
         if not np.isfinite(y_pred).all():
             raise InputError(
                 f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
@@ -228,12 +273,15 @@ class TrainableModel(BaseModel):
 
     def save_weights(self, checkpoint: str) -> None:
         """Write the weights; the file appears only when it is complete."""
-        with write_aside(checkpoint) as partial:
-            torch.save(self.state_dict(), partial)
+        if is_main():
+            with write_aside(checkpoint) as partial:
+                torch.save(self.state_dict(), partial)
 
     def load_weights(self, checkpoint: str) -> None:
         """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
-        load_checkpoint(self, checkpoint)
+        if is_main():
+            load_checkpoint(self, checkpoint)
+        from_main(self)
 
     # --- the state of a training
 
@@ -242,6 +290,12 @@ class TrainableModel(BaseModel):
         minutes = self.checkpoint_minutes
         if minutes is not None and time.monotonic() - self._saved_at > 60 * minutes:
             self._save_due = True
+        if world_size() > 1:
+            # To ask the others costs a message, so it is done every now and then.
+            if self._total_steps % STEPS_BETWEEN_QUESTIONS:
+                return
+            due, number = any_process([self._save_due, self._signal or 0], self.device)
+            self._save_due, self._signal = bool(due), number or None
         if self._save_due or self._signal is not None:
             # FuxiCTR has counted the step that is about to begin.
             self._save(self._first_batch + self._batch_index, self._total_steps - 1)
@@ -271,8 +325,10 @@ class TrainableModel(BaseModel):
             "evaluations": self.evaluations,
             "loss_sum": self._loss_sum,
             "loss_count": self._loss_count,
-            "random": random_states(),
+            "random": gather(random_states()),
         }
+        if not is_main():
+            return
         try:
             save_state(self.state_path, state)
         except OSError as error:
@@ -292,7 +348,7 @@ class TrainableModel(BaseModel):
         self._loss_sum = loss_sum.to(self.device) if isinstance(loss_sum, Tensor) else loss_sum
         self._loss_count = state["loss_count"]
         data_generator.start_at(epoch=state["epoch"], batch=state["batches"])
-        restore_random_states(state["random"])
+        restore_random_states(state["random"][rank()])
         logging.info(
             "Resumed in epoch %d after %d batches, step %d",
             state["epoch"] + 1,
