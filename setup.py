@@ -30,6 +30,6 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
     ],
-    extras_require={"fetch": FETCH, "test": TEST, "dev": DEV},
+    extras_require={"fetch": FETCH, "tensorboard": ["tensorboard>=2.16"], "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["qin-data = model_zoo.QIN.data.commands:main"]},
 )

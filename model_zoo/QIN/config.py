@@ -44,6 +44,7 @@ class RunSpec(Spec):
     max_len: int = pydantic.Field(64, ge=1)
     shuffle: bool = True
     buffer_size: int = pydantic.Field(262_144, ge=1)
+    data_on_device: bool | Literal["auto"] = "auto"
     group_id: str | None = None
     use_features: list[str] | None = None
     feature_specs: list[FeatureOverride] | None = None

@@ -18,7 +18,7 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.pytorch.dataloaders import RankDataLoader
-from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.pytorch.torch_utils import get_device, seed_everything
 from fuxictr.utils import print_to_json, print_to_list, set_logger
 from sklearn.metrics import roc_auc_score
 
@@ -92,8 +92,12 @@ def _run(
     report_device(gpu)
     seed_everything(params["seed"])
     feature_map = build_feature_map(params)
-    loaders = {"dataset": experiment.dataset, "data_loader": make_loader}
-    loaders["share"] = (rank(), world_size())
+    loaders = {
+        "dataset": experiment.dataset,
+        "data_loader": make_loader,
+        "device": get_device(gpu),
+        "share": (rank(), world_size()),
+    }
     train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
     _require_an_evaluation(params, len(train))
     model = build_model(experiment, feature_map, gpu)

@@ -17,6 +17,7 @@ from model_zoo.QIN.data.block import LENGTH_SUFFIX
 from model_zoo.QIN.data.item_table import ItemTable
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
 from model_zoo.QIN.training.engine import TrainableModel
+from model_zoo.QIN.training.extras import can_compile
 from model_zoo.QIN.training.processes import is_main
 
 # FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
@@ -49,7 +50,10 @@ class QIN(TrainableModel):
         factor: The learning rate is multiplied by this after an evaluation that did not
             improve the monitor (floor 1e-6).
         precision: ``bf16`` computes the forward pass under autocast.
+        compile: Compile the quadratic network with ``torch.compile``, where a compiler is.
+        embedding_update: ``lazy`` updates only the embedding rows that are in the batch.
         checkpoint_minutes: Minutes between two saved states of the training.
+        tensorboard: Write every evaluation for TensorBoard too.
         embedding_regularizer: λ of (λ/2)·‖table‖², over every table and projection.
         net_regularizer: The same over all other weights.
         item_col: Name of the column with the target's item id.
@@ -80,7 +84,10 @@ class QIN(TrainableModel):
         accumulation_steps: int = 1,
         factor: float = 0.5,
         precision: Literal["fp32", "bf16"] = "fp32",
+        compile: bool = False,
+        embedding_update: Literal["dense", "lazy"] = "dense",
         checkpoint_minutes: float | None = 10.0,
+        tensorboard: bool = False,
         embedding_regularizer: float | Regularizer | None = None,
         net_regularizer: float | Regularizer | None = None,
         item_col: str = "item_id",
@@ -98,7 +105,9 @@ class QIN(TrainableModel):
             accumulation_steps=accumulation_steps,
             factor=factor,
             precision=precision,
+            embedding_update=embedding_update,
             checkpoint_minutes=checkpoint_minutes,
+            tensorboard=tensorboard,
             **kwargs,
         )
         if embedding_dim < 1:
@@ -132,6 +141,8 @@ class QIN(TrainableModel):
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
         self.reset_parameters()
         self.model_to_device()
+        if compile and can_compile(self.device):
+            self.qnn.compile()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self.autocast():

@@ -133,6 +133,22 @@ def test_ids_take_the_smallest_type(workspace: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("data_on_device", [True, "auto", False])
+def test_rows_may_be_kept_on_the_device(workspace: Path, data_on_device: object) -> None:
+    settings = {"batch_size": 64, "shuffle": True}
+    plain = list(load(**settings)[0])
+    device = torch.device("cpu")
+    kept = list(load(**settings, device=device, data_on_device=data_on_device)[0])
+    for one, other in zip(plain, kept, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_rows_on_another_device(workspace: Path) -> None:
+    """The meta device holds no values, but shows where tensors are."""
+    loader, _ = load(batch_size=64, data_on_device=True, device=torch.device("meta"))
+    assert {c.device.type for c in loader._rows.columns.values()} == {"meta"}
+
+
 def test_the_test_split_has_no_label(workspace: Path) -> None:
     loader, _ = load("test", batch_size=64)
     assert all("label" not in batch for batch in loader)

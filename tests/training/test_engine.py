@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from torch import nn
 
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.experiment import run_experiment
+from model_zoo.QIN.layers import QuadraticNeuralNetwork
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.training.optimizer import L2Penalty, build_optimizer
+from model_zoo.QIN.training.optimizer import L2Penalty, build_optimizer, clip_gradients
 from tests.test_model import build, packed, padded_batch, prepare_training
 
 
@@ -125,3 +127,83 @@ def test_the_history_has_every_metric(workspace: Path) -> None:
     lines = Path("checkpoints/MicroLens_demo/QIN_test.history.csv").read_text().splitlines()
     assert lines[0] == "epoch,train_loss,learning_rate,AUC,logloss"
     assert [line.split(",")[0] for line in lines[1:]] == ["1.0", "2.0"]
+
+
+def test_lazy_updates_touch_the_batch_and_nothing_else(tmp_path: Path) -> None:
+    """The first step is dense Adam's in the rows of the batch; all other rows stand still."""
+    settings = {"embedding_regularizer": 0.3, "batch_norm": False}
+    dense, lazy = build(tmp_path, **settings), build(tmp_path, embedding_update="lazy", **settings)
+    lazy.load_state_dict(dense.state_dict())
+    lazy.item_table = dense.item_table
+    batch = packed(padded_batch(rows=3, slots=2))
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    for model in (dense, lazy):
+        prepare_training(model, steps=1)
+        model.get_labels = lambda batch: batch["label"].view(-1, 1)
+        model.train_step(batch)
+    ids = torch.cat([batch["item_id"], batch["item_seq"].long()]).unique()
+    touched = torch.zeros(len(lazy.item_table.get_buffer("column_0")), dtype=torch.bool)
+    touched[ids] = True
+    touched[0] = False  # padding has no gradient
+    name = "embedding_layer.embedding_layer.embedding_layers.item_id.weight"
+    one, other, start = dense.state_dict()[name], lazy.state_dict()[name], before[name]
+    torch.testing.assert_close(other[touched], one[touched], atol=2e-4, rtol=1e-3)
+    assert torch.equal(other[~touched], start[~touched])
+    assert not torch.equal(other[touched], start[touched])
+
+
+def test_lazy_training_resumes(workspace: Path) -> None:
+    lazy = ["embedding_update=lazy", "batch_size=100", "accumulation_steps=2"]
+    run_experiment("config", "QIN_test", overrides=[*lazy, "epochs=2"])
+    run_experiment("config", "QIN_test", overrides=[*lazy, "epochs=4"], resume=True)
+    resumed = Path("checkpoints/MicroLens_demo/QIN_test.history.csv").read_text()
+    run_experiment("config", "QIN_test", overrides=[*lazy, "epochs=4"])
+    assert Path("checkpoints/MicroLens_demo/QIN_test.history.csv").read_text() == resumed
+
+
+def test_lazy_needs_adam(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lazy needs optimizer adam, got SGD"):
+        build(tmp_path, embedding_update="lazy", optimizer="SGD")
+
+
+def test_clipping_counts_sparse_gradients(tmp_path: Path) -> None:
+    model = build(tmp_path, embedding_update="lazy")
+    batch = padded_batch()
+    model.add_loss(model(batch), batch["label"].view(-1, 1)).backward()
+    dense = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in model.parameters()]
+    expected = torch.stack([gradient.norm() for gradient in dense]).norm()
+    torch.testing.assert_close(clip_gradients(model.parameters(), 1e-3), expected)
+    clipped = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in model.parameters()]
+    norm = torch.stack([gradient.norm() for gradient in clipped]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_compiling_falls_back_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: bool
+) -> None:
+    def compile(function: object) -> object:
+        if not available:
+            raise RuntimeError("no compiler")
+        return function
+
+    warnings: list[tuple[object, ...]] = []
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr("logging.warning", lambda *arguments: warnings.append(arguments))
+    compiled: list[object] = []
+    monkeypatch.setattr("torch.nn.Module.compile", lambda self: compiled.append(type(self)))
+    build(tmp_path, compile=True)
+    assert compiled == ([QuadraticNeuralNetwork] if available else [])
+    assert len(warnings) == (not available)
+
+
+def test_tensorboard_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'fuxictr-qin\[tensorboard\]'"):
+        build(tmp_path, tensorboard=True)
+
+
+def test_tensorboard_gets_every_evaluation(workspace: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    run_experiment("config", "QIN_test", overrides=["tensorboard=True", "epochs=2"])
+    assert list(Path("checkpoints/MicroLens_demo/QIN_test.tensorboard").glob("events*"))

@@ -67,8 +67,22 @@ class Block:
         shift = torch.repeat_interleave(self.starts[rows] - begin, lengths)
         return Block(
             {name: column[rows] for name, column in self.columns.items()},
-            self.items[torch.arange(len(shift)) + shift],
+            self.items[torch.arange(len(shift), device=shift.device) + shift],
             lengths,
+            self.history_col,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        tensors = [*self.columns.values(), self.items, self.lengths]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def to(self, device: torch.device) -> Block:
+        """The same rows on a device."""
+        return Block(
+            {name: column.to(device) for name, column in self.columns.items()},
+            self.items.to(device),
+            self.lengths.to(device),
             self.history_col,
         )
 

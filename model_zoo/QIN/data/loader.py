@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 import torch
@@ -20,6 +20,7 @@ from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
 
 READERS = 2
+_CPU = torch.device("cpu")
 BATCH_ROWS = "batch_rows"
 
 
@@ -50,6 +51,9 @@ class HistoryLoader(ABC):
         max_len: How many of the most recent history items a row keeps.
         seed: Of the shuffle.
         buffer_size: Rows that a streaming loader shuffles at a time.
+        device: Where the model is.
+        data_on_device: Whether an in-memory loader keeps its rows there; ``auto``: on a CUDA
+            device of which they take less than a fifth of the free memory.
         share: Number of this process and of all processes: each gets its part of every
             batch, and the batch's size as ``batch_rows``.
 
@@ -69,6 +73,8 @@ class HistoryLoader(ABC):
         max_len: int = 64,
         seed: int = 0,
         buffer_size: int = 262_144,
+        device: torch.device = _CPU,
+        data_on_device: bool | Literal["auto"] = "auto",
         share: tuple[int, int] = (0, 1),
     ) -> None:
         sizes = {"batch_size": batch_size, "max_len": max_len, "buffer_size": buffer_size}
@@ -81,7 +87,9 @@ class HistoryLoader(ABC):
         self.epoch = 0
         self._skipped = 0
         self.files = parquet_files(data_path)
-        self._pin = torch.cuda.is_available()
+        self._device = device
+        self._data_on_device = data_on_device
+        self._pin = device.type == "cuda"
         self._dataset = dataset
         self._max_len = max_len
         self._num_items = pq.read_metadata(dataset.item_info).num_rows
@@ -173,6 +181,14 @@ class InMemoryLoader(HistoryLoader):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rows = concatenate(list(self._read(self._row_groups())))
+        on_device = self._data_on_device
+        if on_device == "auto":
+            on_device = self._device.type == "cuda" and (
+                self._rows.nbytes < torch.cuda.mem_get_info(self._device)[0] / 5
+            )
+        if on_device:
+            self._rows = self._rows.to(self._device)
+            self._pin = False
 
     def _batches(self, generator: torch.Generator) -> Iterator[tuple[int, Block]]:
         order = torch.randperm(self.num_samples, generator=generator) if self.shuffle else None
@@ -184,7 +200,8 @@ class InMemoryLoader(HistoryLoader):
             if order is None:
                 yield stop - start, self._rows.slice(start + low, start + high)
             else:
-                yield stop - start, self._rows.gather(order[start + low : start + high])
+                rows = order[start + low : start + high].to(self._rows.lengths.device)
+                yield stop - start, self._rows.gather(rows)
 
 
 class StreamingLoader(HistoryLoader):
@@ -233,7 +250,8 @@ def make_loader(feature_map: Any, data_path: str | Path, **settings: Any) -> His
 
     Takes whatever FuxiCTR passes along from an experiment and uses what is a loader's.
     """
-    names = ("split", "batch_size", "shuffle", "dataset", "max_len", "seed", "buffer_size", "share")
+    names = ["split", "batch_size", "shuffle", "dataset", "max_len", "seed", "buffer_size"]
+    names += ["share", "device", "data_on_device"]
     used = {name: settings[name] for name in names if name in settings}
     loader = StreamingLoader if Path(data_path).is_dir() else InMemoryLoader
     return loader(feature_map, data_path, **used)

@@ -24,7 +24,8 @@ from model_zoo.QIN.data.loader import BATCH_ROWS
 from model_zoo.QIN.errors import InputError, Interrupted
 from model_zoo.QIN.files import write_aside
 from model_zoo.QIN.metrics import evaluate_metrics
-from model_zoo.QIN.training.optimizer import L2Penalty, build_optimizer
+from model_zoo.QIN.training.extras import tensorboard_writer
+from model_zoo.QIN.training.optimizer import L2Penalty, LazyAdam, build_optimizer, clip_gradients
 from model_zoo.QIN.training.processes import (
     any_process,
     from_main,
@@ -50,8 +51,11 @@ class TrainableModel(BaseModel):
         factor: Learning rate factor after an evaluation that did not improve the monitor.
         precision: ``bf16`` computes the forward pass under autocast; weights, their
             gradients and the loss are float32 either way.
+        embedding_update: ``lazy`` updates (and regularises) only the rows of embedding
+            tables that are in the batch, so that a step's time does not depend on their size.
         checkpoint_minutes: Minutes between two saved states; ``None`` saves only at
             evaluations.
+        tensorboard: Write every evaluation for TensorBoard too.
         **kwargs: FuxiCTR's own arguments.
 
     Raises:
@@ -65,7 +69,9 @@ class TrainableModel(BaseModel):
         accumulation_steps: int = 1,
         factor: float = 0.5,
         precision: Literal["fp32", "bf16"] = "fp32",
+        embedding_update: Literal["dense", "lazy"] = "dense",
         checkpoint_minutes: float | None = 10.0,
+        tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_map, **kwargs)
@@ -78,7 +84,9 @@ class TrainableModel(BaseModel):
         self.accumulation_steps = accumulation_steps
         self.factor = factor
         self.precision = precision
+        self.embedding_update = embedding_update
         self.checkpoint_minutes = checkpoint_minutes
+        self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None
         self.evaluations: list[dict[str, float]] = []
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -141,8 +149,18 @@ class TrainableModel(BaseModel):
     # --- FuxiCTR's hooks
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
-        self.optimizer = build_optimizer(optimizer, self.parameters(), lr)
+        if self.embedding_update == "dense":
+            self.optimizer = build_optimizer(optimizer, self.parameters(), lr)
+        elif optimizer.lower() == "adam":
+            self.optimizer = LazyAdam(self, lr)
+        else:
+            raise ValueError(f"embedding_update: lazy needs optimizer adam, got {optimizer}")
         self.loss_fn = get_loss(loss)
+
+    def get_group_id(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """FuxiCTR makes an array of it, which data kept on a GPU cannot be."""
+        group_id: Tensor = super().get_group_id(inputs).cpu()
+        return group_id
 
     def train_epoch(self, data_generator: Any) -> None:
         """An epoch, or the rest of it if the training was resumed in its middle."""
@@ -189,7 +207,7 @@ class TrainableModel(BaseModel):
                         parameter.grad.div_(self._rows_in_step)
             if self._penalty.supported:
                 self._penalty.add_gradient()
-            norm = nn.utils.clip_grad_norm_(self.parameters(), self._max_gradient_norm)
+            norm = clip_gradients(self.parameters(), self._max_gradient_norm)
             self._require_finite(loss, norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -217,6 +235,8 @@ class TrainableModel(BaseModel):
             output: dict[str, Tensor] = self.forward(batch_data)
             return output
         if self._parallel is None:
+            if self.embedding_update == "lazy":
+                raise InputError("embedding_update: lazy runs in one process; use dense")
             synchronise_batch_norm(self, self.device)
             parallel = nn.parallel.DistributedDataParallel(self, broadcast_buffers=False)
             # Not as an attribute of the module: the wrapper contains the module itself.
@@ -252,6 +272,9 @@ class TrainableModel(BaseModel):
         if is_main():
             with write_aside(self.history_path) as partial:
                 pl.DataFrame(self.evaluations).write_csv(partial)
+            for name, value in self.evaluations[-1].items():
+                if self._tensorboard is not None:
+                    self._tensorboard.add_scalar(name, value, self._total_steps)
         super().checkpoint_and_earlystop(logs, min_delta)
 
     def evaluate_metrics(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
@@ -22,6 +23,80 @@ def build_optimizer(
     fused = "fused" in inspect.signature(kind).parameters
     optimizer: torch.optim.Optimizer = kind(parameters, lr=lr, **({"fused": True} if fused else {}))
     return optimizer
+
+
+def make_lazy(model: nn.Module) -> list[nn.Parameter]:
+    """Let embedding tables have gradients of the rows in the batch only; the tables."""
+    tables = {
+        id(module.weight): module
+        for owner in model.modules()
+        if isinstance(owner, FeatureEmbeddingDict)
+        for module in owner.modules()
+        if isinstance(module, nn.Embedding)
+    }
+    for table in tables.values():
+        table.sparse = True
+    return [table.weight for table in tables.values()]
+
+
+class LazyAdam:
+    """Adam for all weights, of which embedding tables are updated only in the batch's rows.
+
+    torch's SparseAdam for the tables and its fused Adam for the rest, as one optimizer. A
+    row's moments stand still while it is in no batch; dense Adam lets them decay and moves
+    the row along at every step.
+
+    Args:
+        model: The model; its tables are made lazy.
+        lr: Learning rate.
+    """
+
+    def __init__(self, model: nn.Module, lr: float) -> None:
+        tables = make_lazy(model)
+        known = {id(table) for table in tables}
+        rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        self._parts: list[torch.optim.Optimizer] = [build_optimizer("Adam", rest, lr)]
+        if tables:
+            self._parts.append(torch.optim.SparseAdam(tables, lr=lr))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self._parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self._parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self._parts:
+            part.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, saved in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip gradients, sparse ones too, to a global norm; the norm before.
+
+    torch's own clipping takes dense gradients only.
+    """
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad.values())
+        else:
+            values.append(parameter.grad)
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+    return norm
 
 
 class L2Penalty:
@@ -55,6 +130,11 @@ class L2Penalty:
             True: get_regularizer(embedding_regularizer),
             False: get_regularizer(net_regularizer),
         }
+        self._lazy = {
+            id(module.weight)
+            for module in model.modules()
+            if isinstance(module, nn.Embedding) and module.sparse
+        }
         norms = [norm for pairs in terms.values() for norm, _ in pairs]
         self.supported = all(norm == 2 for norm in norms)
         self._weights: list[tuple[nn.Parameter, float]] = [
@@ -67,19 +147,23 @@ class L2Penalty:
 
     @torch.no_grad()
     def value(self) -> Tensor | float:
-        """The penalty itself, for the reported loss."""
-        if not self._weights:
+        """The penalty itself, for the reported loss; without that of lazy tables."""
+        dense = [pair for pair in self._weights if id(pair[0]) not in self._lazy]
+        if not dense:
             return 0.0
-        norms = torch._foreach_norm([parameter for parameter, _ in self._weights])
-        return sum(
-            (weight / 2) * norm**2 for norm, (_, weight) in zip(norms, self._weights, strict=True)
-        )
+        norms = torch._foreach_norm([parameter for parameter, _ in dense])
+        return sum((weight / 2) * norm**2 for norm, (_, weight) in zip(norms, dense, strict=True))
 
     @torch.no_grad()
     def add_gradient(self) -> None:
-        """Add λw to every gradient."""
+        """Add λw to every gradient; of a lazy table, to its rows in the batch."""
         for parameter, weight in self._weights:
-            if parameter.grad is None:
+            if id(parameter) in self._lazy:
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.coalesce()
+                    rows = parameter.index_select(0, parameter.grad.indices()[0])
+                    parameter.grad.values().add_(rows, alpha=weight)
+            elif parameter.grad is None:
                 parameter.grad = parameter * weight
             else:
                 parameter.grad.add_(parameter, alpha=weight)
