@@ -14,7 +14,7 @@ from model_zoo.QIN.config import load_experiment
 from model_zoo.QIN.data.item_table import ItemTable
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.experiment import build_feature_map
-from model_zoo.QIN.model import QIN
+from model_zoo.QIN.model import QIN, WHOLE_TABLE
 from tests import oracles
 from tests.conftest import CATEGORICAL, ROOT, SEQUENCE, build_qin
 
@@ -144,7 +144,26 @@ def test_without_item_features_it_says_so(tmp_path: Path) -> None:
         build_qin(ROW_FEATURES, {"item_id": torch.arange(ITEMS)}, tmp_path)
 
 
-def test_each_distinct_item_is_encoded_once(tmp_path: Path) -> None:
+def test_a_small_catalogue_is_encoded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same outputs and gradients as by distinct items."""
+    model = build(tmp_path).eval()
+    batch = packed(padded_batch())
+    results = []
+    for whole in (0.0, 100.0):
+        monkeypatch.setitem(WHOLE_TABLE, False, whole)
+        logit = model(batch)["logit"]
+        results.append([logit, *torch.autograd.grad(logit.sum(), list(model.parameters()))])
+    assert model._distinct(batch["item_id"])[0] is None
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_each_distinct_item_is_encoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WHOLE_TABLE, False, 0.0)
     model = build(tmp_path).eval()
     encoded: list[int] = []
     text = model.embedding_layer.embedding_layer.feature_encoders["text"]

@@ -25,6 +25,9 @@ Regularizer = Annotated[
     str, pydantic.Field(pattern=r"^(l[12]\([^,()]+\)|l1_l2\([^,()]+,[^,()]+\))$")
 ]
 
+# Encode every item if there are at most so many times as many as ids in the batch.
+WHOLE_TABLE = {True: 2.0, False: 0.5}  # on CUDA, elsewhere
+
 
 @register("QIN")
 class QIN(TrainableModel):
@@ -155,7 +158,7 @@ class QIN(TrainableModel):
         target_ids = self._on_device(inputs[self.item_col]).long()
         history_ids, rows = self._packed_history(inputs)
         ids = torch.cat([target_ids, history_ids])
-        distinct, index = torch.unique(ids, return_inverse=True)
+        distinct, index = self._distinct(ids)
         items = self.embedding_layer(self.item_table(distinct), flatten_emb=True)  # (U, D)
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
         history = items.index_select(0, index[len(target_ids) :])  # (T, D)
@@ -165,6 +168,19 @@ class QIN(TrainableModel):
             parts.insert(0, self.embedding_layer(row, flatten_emb=True))
         logit: Tensor = self.qnn(torch.cat(parts, dim=1))  # (B, 1)
         return logit
+
+    def _distinct(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Items to encode for a batch (``None``: all there are), and where each id is in them.
+
+        A small catalogue is encoded whole: that costs less than to find the distinct ids,
+        and spares a CUDA device the wait for their number. Not with lazy updates, for
+        which the items of the batch are what counts.
+        """
+        whole = WHOLE_TABLE[ids.device.type == "cuda"] * len(ids)
+        if self.embedding_update == "dense" and self.item_table.num_items <= whole:
+            return None, ids
+        distinct, index = torch.unique(ids, return_inverse=True)
+        return distinct, index
 
     def _packed_history(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Ids of the real history items (T,) and the batch row of each (T,)."""

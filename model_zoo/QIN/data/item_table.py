@@ -44,12 +44,12 @@ class ItemTable(nn.Module):
         for i, column in enumerate(columns.values()):
             self.register_buffer(f"column_{i}", column, persistent=False)
 
-    def forward(self, ids: Tensor) -> dict[str, Tensor]:
-        """Features of the items ``ids`` (n,), by name, each with first dimension n."""
-        return {
-            name: self.get_buffer(f"column_{i}").index_select(0, ids)
-            for i, name in enumerate(self._names)
-        }
+    def forward(self, ids: Tensor | None) -> dict[str, Tensor]:
+        """Features of the items ``ids`` (n,), or of all, by name, each with first dimension n."""
+        columns = {name: self.get_buffer(f"column_{i}") for i, name in enumerate(self._names)}
+        if ids is None:
+            return columns
+        return {name: column.index_select(0, ids) for name, column in columns.items()}
 
 
 def load_item_table(path: str | Path, features: list[FeatureSpec]) -> ItemTable:
