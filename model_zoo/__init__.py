@@ -8,6 +8,7 @@ importing a layer does not import FuxiCTR.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -35,8 +36,11 @@ def register(name: str) -> Callable[[_Model], _Model]:
 
 def available_models() -> list[str]:
     """Names of all registered models, sorted."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}.model")
+    for package in pkgutil.iter_modules(__path__):
+        # FuxiCTR installs folders of its own under this name; they register nothing.
+        module = f"{__name__}.{package.name}.model"
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
     return sorted(_MODELS)
 
 

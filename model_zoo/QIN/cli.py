@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,10 @@ def run_command(
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return 128 + interruption.number
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it; what Python still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -28,6 +28,17 @@ def test_the_module_is_the_command() -> None:
     assert "usage: qin-data" in done.stdout
 
 
+def test_the_installed_command_works_in_any_folder(tmp_path: Path) -> None:
+    """FuxiCTR installs a folder model_zoo too; ours has to be the one that is found."""
+    script = Path(sys.executable).with_name("qin-data")
+    if not script.is_file():
+        pytest.skip("the project is not installed in this environment")
+    command = [str(script), "validate", "Nothing", "--config", str(ROOT / "config")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: data set 'Nothing' is not in")
+
+
 def test_an_error_is_a_message_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
