@@ -9,13 +9,17 @@ from typing import Annotated, Any, Literal
 import pydantic
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding
+from fuxictr.pytorch.layers import FeatureEmbedding, MaskedAveragePooling, MaskedSumPooling
 from torch import Tensor, nn
 
 from model_zoo import register
 from model_zoo.QIN.data.block import LENGTH_SUFFIX
 from model_zoo.QIN.data.item_table import ItemTable
-from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
+from model_zoo.QIN.layers import (
+    AdaptiveSparseTargetAttention,
+    PooledEmbedding,
+    QuadraticNeuralNetwork,
+)
 from model_zoo.QIN.training.engine import TrainableModel
 from model_zoo.QIN.training.extras import can_compile
 from model_zoo.QIN.training.processes import is_main
@@ -143,6 +147,7 @@ class QIN(TrainableModel):
         )
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
         self.reset_parameters()
+        self._pool_lists()
         self.model_to_device()
         if compile and can_compile(self.device):
             self.qnn.compile()
@@ -161,13 +166,24 @@ class QIN(TrainableModel):
         distinct, index = self._distinct(ids)
         items = self.embedding_layer(self.item_table(distinct), flatten_emb=True)  # (U, D)
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
-        history = items.index_select(0, index[len(target_ids) :])  # (T, D)
-        parts = [target, self.attention.packed(target, history, rows)]
+        interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
+        parts = [target, interest]
         if self.row_features:
             row = {name: self._on_device(inputs[name]) for name in self.row_features}
             parts.insert(0, self.embedding_layer(row, flatten_emb=True))
         logit: Tensor = self.qnn(torch.cat(parts, dim=1))  # (B, 1)
         return logit
+
+    def _pool_lists(self) -> None:
+        """Replace FuxiCTR's poolings of id lists by equal ones that make no (n, m, d) tensor."""
+        modes = {MaskedAveragePooling: "mean", MaskedSumPooling: "sum"}
+        encoders = self.embedding_layer.embedding_layer.feature_encoders
+        tables = self.embedding_layer.embedding_layer.embedding_layers
+        for name, encoder in encoders.items():
+            mode = modes.get(type(encoder))
+            if mode is not None and tables[name].padding_idx == 0:
+                tables[name] = PooledEmbedding(tables[name], mode=mode)
+                encoders[name] = nn.Identity()
 
     def _distinct(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
         """Items to encode for a batch (``None``: all there are), and where each id is in them.

@@ -57,6 +57,68 @@ def test_both_forms_equal_the_formula(
             torch.testing.assert_close(got, wanted)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), length=st.integers(0, 20), items=st.integers(1, 6))
+def test_an_item_that_occurs_often_is_stored_once(seed: int, length: int, items: int) -> None:
+    """With ``index``, in any order of the rows: as if each place had a vector of its own."""
+    torch.manual_seed(seed)
+    attention = AdaptiveSparseTargetAttention(3).double()
+    target = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    vectors = torch.randn(items, 3, dtype=torch.float64, requires_grad=True)
+    rows, index = torch.randint(0, 4, (length,)), torch.randint(0, items, (length,))
+    shared = attention.packed(target, vectors, rows, index)
+    alone = attention.packed(target, vectors[index], rows)
+    torch.testing.assert_close(shared, alone)
+    for got, wanted in zip(
+        gradients(shared, attention, target, vectors),
+        gradients(alone, attention, target, vectors),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_more_items_than_are_gathered_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, target, history, mask = draw(8, 6, 7, 3)
+    packed = pack(history, torch.ones_like(mask))
+    whole = attention.packed(target, *packed)
+    monkeypatch.setattr("model_zoo.QIN.layers.attention.CHUNK", 4)
+    assert torch.equal(attention.packed(target, *packed), whole)
+
+
+def test_other_devices_and_compilers_take_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, target, history, mask = draw(9, 6, 7, 3)
+    packed = pack(history, mask)
+    index = torch.arange(len(packed[1]))
+    fast = attention.packed(target, *packed)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(attention.packed(target, *packed), fast)
+    torch.testing.assert_close(attention.packed(target, *packed, index), fast)
+
+
+@pytest.mark.parametrize("broken", ["history", "W_q"])
+def test_what_is_no_number_reaches_the_output(broken: str) -> None:
+    attention, target, history, _ = draw(11, 3, 4, 3)
+    if broken == "W_q":
+        attention.W_q.weight.data[0, 0] = float("nan")
+    else:
+        history.data[:, 0] = float("nan")
+    output = attention.packed(target, *pack(history, torch.ones(3, 4, dtype=torch.bool)))
+    assert output.isnan().any(dim=1).all()
+
+
+def test_autocast_sums_in_float32() -> None:
+    attention, target, history, mask = draw(10, 6, 7, 4)
+    attention, target, history = attention.float(), target.detach().float(), history.float()
+    vectors, rows = pack(history, mask)
+    vectors = vectors.detach().requires_grad_()
+    exact = attention.packed(target, vectors, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attention.packed(target, vectors, rows)
+    torch.testing.assert_close(rounded.float(), exact, atol=0.1, rtol=0.05)
+    rounded.float().sum().backward()
+    assert vectors.grad is not None and vectors.grad.dtype == torch.float32
+
+
 def test_attention_width_is_twice_the_item_width() -> None:
     attention = AdaptiveSparseTargetAttention(6)
     assert [tuple(p.shape) for p in attention.parameters()] == [(12, 6)] * 3 + [(6, 12)]
@@ -113,5 +175,8 @@ def test_inputs_that_do_not_fit_are_named() -> None:
         attention(target, history[:, :, :2], mask)
     with pytest.raises(ValueError, match=r"mask must be \(2, 4\).*\(2, 3\)"):
         attention(target, history, mask[:, :3])
+    rows = torch.zeros(3, dtype=torch.long)
     with pytest.raises(ValueError, match=r"history must be \(3, 3\).*\(4, 3\)"):
-        attention.packed(target, history[0], torch.zeros(3, dtype=torch.long))
+        attention.packed(target, history[0], rows)
+    with pytest.raises(ValueError, match=r"index must be \(3,\).*\(2,\)"):
+        attention.packed(target, history[0], rows, rows[:2])

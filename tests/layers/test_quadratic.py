@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_zoo.QIN.layers import QuadraticLayer, QuadraticNeuralNetwork
+from model_zoo.QIN.layers.quadratic import _keep_mask
 from tests import oracles
+from tests.conftest import CATEGORICAL, SEQUENCE, build_qin
 
 
 def gradients(output: torch.Tensor, module: torch.nn.Module, x: torch.Tensor):
@@ -80,6 +83,95 @@ def test_dropout_masks_each_row_of_a_layer_separately() -> None:
     assert float(kept.detach().mean()) == pytest.approx(25, abs=1)
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 1e-6, 0.999999])
+def test_dropout_keeps_the_share_and_the_expectation(p: float) -> None:
+    count = 1_000_003
+    keep, scale = _keep_mask((count,), p)
+    share = 1 / scale
+    assert share == pytest.approx(1 - p, abs=2**-16)
+    spread = (share * (1 - share) / count) ** 0.5
+    assert float(keep.double().mean()) == pytest.approx(share, abs=5 * spread + 1e-9)
+    assert set(keep.unique().tolist()) <= {0, 1}
+
+
+def test_elements_are_dropped_independently() -> None:
+    """Neighbours come from one draw of 64 bits: no pair of lanes may go together."""
+    keep = _keep_mask((400_000, 4), 0.3)[0].double()
+    correlation = torch.corrcoef(torch.cat([keep[:-1], keep[1:]], dim=1).T) - torch.eye(8)
+    assert float(keep.mean(dim=0).sub(0.7).abs().max()) < 0.005
+    assert float(correlation.abs().max()) < 0.01
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_with_active_dropout(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    """The masks are fixed by the seed; several chunks, the last of them smaller."""
+    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CHUNK", 3)
+    layer = QuadraticLayer(4, num_row=3, dropout=0.4, bias=bias).double().train()
+    x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+
+    def output(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        named = dict(zip(dict(layer.named_parameters()), parameters, strict=True))
+        return torch.func.functional_call(layer, named, (x,))
+
+    assert torch.autograd.gradcheck(output, (x, *layer.parameters()))
+
+
+def test_gradients_of_a_network_with_active_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CHUNK", 3)
+    network = QuadraticNeuralNetwork(4, num_layers=2, num_row=2, net_dropout=0.4).double().train()
+    x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    names = dict(network.named_parameters())
+
+    def output(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return torch.func.functional_call(network, dict(zip(names, parameters, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(output, (x, *network.parameters()))
+
+
+def test_compilers_see_dropout_as_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways have the same expectation; averaged over many draws they agree."""
+    network = QuadraticNeuralNetwork(
+        4, num_layers=1, num_row=2, net_dropout=0.3, batch_norm=False
+    ).train()
+    x = torch.randn(5, 4).repeat(20_000, 1)
+
+    def means() -> torch.Tensor:
+        return network(x).detach().view(-1, 5).mean(dim=0)
+
+    ours = means()
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(ours, means(), atol=0.03, rtol=0.03)
+
+
+def test_float32_and_bfloat16_equal_the_formula_with_the_same_masks() -> None:
+    """float32 goes through other kernels than float64, which the other tests use."""
+    layer = QuadraticLayer(40, num_row=3, dropout=0.4).train()
+    x = torch.randn(33, 40, requires_grad=True)
+
+    def results(layer: QuadraticLayer, x: torch.Tensor) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        output = layer(x)
+        return [output.detach(), *gradients(output, layer, x)]
+
+    single = results(layer, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = results(layer, x)
+    double = results(layer.double(), x.double())
+    for exact, got, rough in zip(double, single, half, strict=True):
+        torch.testing.assert_close(got.double(), exact, atol=1e-4, rtol=1e-4)
+        assert float((rough - exact).norm() / exact.norm()) < 0.02
+
+
+def test_dropout_follows_the_seed() -> None:
+    network = QuadraticNeuralNetwork(6, net_dropout=0.5).train()
+    x = torch.randn(8, 6)
+    draws = [(torch.manual_seed(seed), network(x))[1] for seed in (3, 3, 4)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
 def test_dropout_is_off_in_evaluation() -> None:
     network = QuadraticNeuralNetwork(6, net_dropout=0.5)
     x = torch.randn(8, 6)
@@ -105,3 +197,38 @@ def test_rows_do_not_see_each_other_in_evaluation() -> None:
 def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuadraticNeuralNetwork(4, **arguments)
+
+
+def test_the_plain_model_is_the_same_function(tmp_path: Path) -> None:
+    """The baseline of the benchmarks: the same logits, and without dropout the same gradients."""
+    features = {
+        "level": {**CATEGORICAL, "vocab_size": 4},
+        "item_id": {**CATEGORICAL, "source": "item", "vocab_size": 12},
+        "tags": {**SEQUENCE, "source": "item", "vocab_size": 7, "max_len": 3},
+        "text": {"type": "embedding", "source": "item", "pretrain_dim": 6},
+    }
+    columns = {
+        "item_id": torch.arange(12),
+        "tags": torch.randint(0, 7, (12, 3)),
+        "text": torch.randn(12, 6),
+    }
+    model = build_qin(features, columns, tmp_path)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    plain = oracles.PlainQIN(model)
+    batch = {
+        "level": torch.randint(0, 4, (9,)),
+        "item_id": torch.randint(1, 12, (9,)),
+        "item_seq": torch.randint(1, 12, (9, 5)) * (torch.rand(9, 5) < 0.6),
+    }
+    for training in (True, False):
+        plain.train(training)
+        expected, got = plain(batch), model(batch)["logit"]
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        parameters = [*model.attention.parameters(), *model.qnn.parameters()]
+        for mine, wanted in zip(
+            torch.autograd.grad(got.sum(), parameters),
+            torch.autograd.grad(expected.sum(), parameters),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-3)

@@ -41,9 +41,11 @@ def run_to_the_end(settings: list[str]) -> None:
 
 
 def test_losses_and_auc_are_those_of_one_process(workspace: Path) -> None:
-    """20 steps, an incomplete last batch (and group) in each epoch."""
+    """21 steps, an incomplete last batch (and group) in each epoch."""
     settings = ["net_dropout=0.", "batch_norm=False", "eval_steps=1", "batch_size=90"]
     settings += ["epochs=3", "early_stop_patience=99", "embedding_regularizer=1.e-3"]
+    # With the rate halved at every step, predictions stay so close that rounding orders them.
+    settings += ["reduce_lr_on_plateau=False"]
     run_experiment("config", "QIN_test", overrides=settings)
     one, weights = pl.read_csv(HISTORY), torch.load(MODEL, weights_only=True)
     run_to_the_end(settings)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# History items whose vectors are gathered at a time: few enough to stay in the cache.
+CHUNK = 2048
 
 
 class AdaptiveSparseTargetAttention(nn.Module):
@@ -37,7 +42,8 @@ class AdaptiveSparseTargetAttention(nn.Module):
 
     Shapes (B rows, L history slots, T = all real history items of the batch):
         ``forward``: target (B, D), history (B, L, D), mask (B, L) -> (B, D)
-        ``packed``: target (B, D), history (T, D), rows (T,) -> (B, D)
+        ``packed``: target (B, D), history (T, D), rows (T,) -> (B, D), or with U distinct
+        items: target (B, D), history (U, D), rows (T,), index (T,) -> (B, D)
 
     Example:
         >>> attention = AdaptiveSparseTargetAttention(4)
@@ -85,20 +91,36 @@ class AdaptiveSparseTargetAttention(nn.Module):
         pooled = torch.bmm(weight.unsqueeze(1), history).squeeze(1)  # (B, D)
         return self._output(pooled, target)
 
-    def packed(self, target: Tensor, history: Tensor, rows: Tensor) -> Tensor:
+    def packed(
+        self, target: Tensor, history: Tensor, rows: Tensor, index: Tensor | None = None
+    ) -> Tensor:
         """Attend over histories without padding; equal to ``forward`` on the same items.
 
         Args:
             target: Item vectors, (B, D).
-            history: Item vectors of all rows one after the other, (T, D).
+            history: Item vectors of all rows one after the other, (T, D); with ``index``
+                those of the distinct items, (U, D).
             rows: Row of each history item, (T,) integers in 0..B-1, in any order.
+            index: Which of the U vectors each history item has, (T,) integers.
         """
-        if history.shape != (rows.shape[0], self.dim):
+        if history.shape != (len(rows) if index is None else len(history), self.dim):
             raise ValueError(
                 f"history must be ({rows.shape[0]}, {self.dim}), one vector for each of rows, "
                 f"got {tuple(history.shape)}"
             )
+        if index is not None and index.shape != rows.shape:
+            raise ValueError(
+                f"index must be {tuple(rows.shape)} like rows, got {tuple(index.shape)}"
+            )
         query = self._project_query(target)  # (B, D)
+        if history.device.type == "cpu" and not torch.compiler.is_compiling():
+            if index is None:
+                index = torch.arange(len(rows))
+            arguments = (query, history, *_sorted_by_row(rows, index))
+            pooled: Tensor = _Pooled.apply(*arguments)  # type: ignore[no-untyped-call]
+            return self._output(pooled, target)
+        if index is not None:
+            history = history.index_select(0, index)  # (T, D)
         score = (history * query.index_select(0, rows)).sum(dim=1, keepdim=True)  # (T, 1)
         weighted = torch.relu(score) * history  # (T, D)
         pooled = torch.zeros_like(target, dtype=weighted.dtype).index_add(0, rows, weighted)
@@ -111,3 +133,68 @@ class AdaptiveSparseTargetAttention(nn.Module):
     def _output(self, pooled: Tensor, target: Tensor) -> Tensor:
         output: Tensor = self.W_o(self.W_v(pooled)) + target
         return output
+
+
+class _Pooled(torch.autograd.Function):
+    """Σ_l ReLU(h_l · u) h_l of every row, without a vector for each history item.
+
+    Vectors are read where they lie, once for each step of the formula. Items of weight 0 are
+    left out of everything after the scores: neither the output nor a gradient needs them.
+
+    Shapes: query u (B, D), items (U, D), rows and index (T,), rows ascending -> (B, D).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, items: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        dtype = torch.promote_types(items.dtype, torch.float32)  # autocast must not sum in bf16
+        ctx.dtypes = query.dtype, items.dtype
+        query, items = query.to(dtype), items.to(dtype)
+        score = _dots(query, rows, items, index)  # (T,)
+        # Not "above 0": a score that is no number has to reach the loss, where it is noticed.
+        active = (score <= 0).logical_not().nonzero().squeeze(1)
+        weight, rows, index = score[active], rows[active], index[active]
+        ctx.save_for_backward(query, items, weight, rows, index)
+        return _weighted_sums(items, index, weight, rows, len(query))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, items, weight, rows, index = ctx.saved_tensors
+        grad = grad.to(query.dtype)
+        to_weight = _dots(grad, rows, items, index)
+        to_query = _weighted_sums(items, index, to_weight, rows, len(query))
+        # An item receives weight · grad + to_weight · u from each place where it stands.
+        order = index.argsort()
+        places = torch.stack([rows, rows + len(query)], dim=1)[order].flatten()
+        factors = torch.stack([weight, to_weight], dim=1)[order].flatten()
+        owners = index[order].repeat_interleave(2)
+        to_items = _weighted_sums(torch.cat([grad, query]), places, factors, owners, len(items))
+        return to_query.to(ctx.dtypes[0]), to_items.to(ctx.dtypes[1]), None, None
+
+
+def _sorted_by_row(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    if (rows[1:] < rows[:-1]).any():
+        rows, order = rows.sort()
+        index = index[order]
+    return rows, index
+
+
+def _dots(left: Tensor, i: Tensor, right: Tensor, j: Tensor) -> Tensor:
+    """left[i] · right[j] for each pair of i and j, (T,)."""
+    dots = left.new_empty(len(i))
+    for start in range(0, len(i), CHUNK):
+        some = slice(start, start + CHUNK)
+        product = left.index_select(0, i[some]).mul_(right.index_select(0, j[some]))
+        torch.sum(product, dim=1, out=dots[some])
+    return dots
+
+
+def _weighted_sums(
+    vectors: Tensor, index: Tensor, weight: Tensor, owners: Tensor, count: int
+) -> Tensor:
+    """Σ weight · vectors[index] for each of ``count`` owners; ``owners`` (T,) ascends."""
+    sizes = torch.bincount(owners, minlength=count)
+    starts = sizes.cumsum(0) - sizes
+    return nn.functional.embedding_bag(
+        index, vectors, starts, mode="sum", per_sample_weights=weight
+    )

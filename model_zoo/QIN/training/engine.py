@@ -25,6 +25,7 @@ from model_zoo.QIN.errors import InputError, Interrupted
 from model_zoo.QIN.files import write_aside
 from model_zoo.QIN.metrics import evaluate_metrics
 from model_zoo.QIN.training.extras import tensorboard_writer
+from model_zoo.QIN.training.memory import keep_freed_memory
 from model_zoo.QIN.training.optimizer import L2Penalty, LazyAdam, build_optimizer, clip_gradients
 from model_zoo.QIN.training.processes import (
     any_process,
@@ -38,6 +39,7 @@ from model_zoo.QIN.training.processes import (
     world_size,
 )
 from model_zoo.QIN.training.state import random_states, restore_random_states, save_state
+from model_zoo.QIN.training.watch import DeferredLoss, require_finite
 
 STEPS_BETWEEN_QUESTIONS = 20
 
@@ -162,6 +164,11 @@ class TrainableModel(BaseModel):
         group_id: Tensor = super().get_group_id(inputs).cpu()
         return group_id
 
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """FuxiCTR's training."""
+        with keep_freed_memory() if self.device.type == "cpu" else nullcontext():
+            super().fit(*args, **kwargs)
+
     def train_epoch(self, data_generator: Any) -> None:
         """An epoch, or the rest of it if the training was resumed in its middle."""
         if self._resumed is not None:
@@ -208,7 +215,7 @@ class TrainableModel(BaseModel):
             if self._penalty.supported:
                 self._penalty.add_gradient()
             norm = clip_gradients(self.parameters(), self._max_gradient_norm)
-            self._require_finite(loss, norm)
+            require_finite(self, loss, norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self._rows_in_step = 0
@@ -378,42 +385,3 @@ class TrainableModel(BaseModel):
             state["batches"],
             state["total_steps"],
         )
-
-    def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
-        """Stop before a step that would destroy the weights.
-
-        On CUDA a look costs a wait for the device, so only every hundredth step is looked
-        at: what is not finite stays so.
-        """
-        if self.device.type == "cuda" and self._total_steps % 100:
-            return
-        if torch.isfinite(norm) and torch.isfinite(loss):
-            return
-        sizes = {
-            name: float(parameter.grad.abs().max())
-            for name, parameter in self.named_parameters()
-            if parameter.grad is not None
-        }
-        worst = sorted(sizes, key=lambda name: -np.nan_to_num(sizes[name], nan=np.inf))[:5]
-        raise InputError(
-            f"{self.model_id}: step {self._total_steps}: loss {float(loss.detach())}, gradient "
-            f"norm {float(norm)}, expected finite numbers; learning_rate "
-            f"{self.optimizer.param_groups[0]['lr']:g}; largest gradients: "
-            + ", ".join(f"{name} {sizes[name]:g}" for name in worst)
-            + f"; the best weights so far are in {self.checkpoint}"
-            * Path(self.checkpoint).is_file()
-        )
-
-
-class DeferredLoss:
-    """A loss that FuxiCTR's loop can add up without waiting for the device.
-
-    The loop calls ``item()`` at every step and prints the sum at an evaluation.
-    """
-
-    def __init__(self, value: Tensor) -> None:
-        self._value = value
-
-    def item(self) -> Tensor:
-        """The value, still on its device; ``float()`` of it waits."""
-        return self._value
