@@ -221,6 +221,7 @@ class Repeated:
 
     def __init__(self, batch: Batch, times: int) -> None:
         self.batch, self.times = batch, times
+        self.num_samples = times * len(batch["label"])
 
     def __len__(self) -> int:
         return self.times
@@ -234,7 +235,7 @@ def overhead(arguments: argparse.Namespace, folder: str) -> None:
     torch.manual_seed(0)
     _, packed = draw_batch(arguments.batch_size, "challenge")
     model = build(folder, "bf16", item_columns())
-    model._verbose = 1  # the bar, also where no terminal is
+    model._shows_progress = True  # also where no terminal is
     Path(model.checkpoint).parent.mkdir(parents=True)
     model.keep_states({})
     inside = {"step": 0.0, "evaluation": 0.0, "states and weights": 0.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -22,7 +21,6 @@ from model_zoo.QIN.layers import (
 )
 from model_zoo.QIN.training.engine import TrainableModel
 from model_zoo.QIN.training.extras import can_compile
-from model_zoo.QIN.training.processes import is_main
 
 # FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
 Regularizer = Annotated[
@@ -129,8 +127,6 @@ class QIN(TrainableModel):
             for name, spec in feature_map.features.items()
             if spec["type"] != "meta" and spec["source"] != "item"
         ]
-        if not (sys.stdout.isatty() and is_main()):
-            self._verbose = 0  # FuxiCTR's progress bars are for people
 
         self.item_table = item_table
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from model_zoo.QIN.errors import InputError
 from model_zoo.QIN.experiment import run_experiment
@@ -120,6 +123,24 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     assert "the best weights so far are in" in message
     weights = torch.load("checkpoints/MicroLens_demo/QIN_test.model", weights_only=True)
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_the_bar_shows_rows_and_loss_in_a_terminal(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Eager(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "mininterval": 0.0, "ncols": 120})
+
+    monkeypatch.setattr("model_zoo.QIN.training.engine.tqdm", Eager)
+    for terminal, verbose in ((True, 1), (True, 0), (False, 1)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        run_experiment("config", "QIN_test", overrides=["batch_size=100", f"verbose={verbose}"])
+        shown = capsys.readouterr().out
+        if terminal and verbose:
+            assert re.search(r"Epoch 1: 100%.*600/600 .*rows/s, loss=0\.\d{4}", shown)
+        else:
+            assert "rows/s" not in shown
 
 
 def test_the_history_has_every_metric(workspace: Path) -> None:

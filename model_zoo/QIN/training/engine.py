@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_loss
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from model_zoo.QIN.checkpoint import load_checkpoint
 from model_zoo.QIN.data.loader import BATCH_ROWS
@@ -89,6 +91,10 @@ class TrainableModel(BaseModel):
         self.embedding_update = embedding_update
         self.checkpoint_minutes = checkpoint_minutes
         self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None
+        # FuxiCTR's progress bars are for people; the training's own also has loss and rows/s.
+        self._shows_progress = self._verbose > 0 and sys.stdout.isatty() and is_main()
+        self._verbose = int(self._shows_progress)
+        self._bar: tqdm[Any] | None = None
         self.evaluations: list[dict[str, float]] = []
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -178,7 +184,19 @@ class TrainableModel(BaseModel):
             self._resumed = None
             if self._stop_training:
                 return
-        super().train_epoch(data_generator)
+        rows = data_generator.num_samples // world_size()
+        with tqdm(
+            desc=f"Epoch {self._epoch_index + 1}",
+            total=rows,
+            initial=rows * self._first_batch // self._steps_per_epoch,
+            unit=" rows",
+            unit_scale=True,
+            mininterval=1.0,
+            file=sys.stdout,
+            disable=not self._shows_progress,
+        ) as self._bar:
+            self._verbose = 0  # a bar of its own would come from FuxiCTR
+            super().train_epoch(data_generator)
         self._first_batch = 0
 
     def train_step(self, batch_data: Mapping[str, Tensor]) -> DeferredLoss:
@@ -222,6 +240,10 @@ class TrainableModel(BaseModel):
         total = loss.detach() * share + penalty
         self._loss_sum = self._loss_sum + total
         self._loss_count += 1
+        if self._bar is not None and self._bar.update(len(y_true)):
+            # The look at the loss waits for the device; once a second it may.
+            mean = float(self._loss_sum) / self._loss_count
+            self._bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
         return DeferredLoss(total)
 
     def lr_decay(self, factor: float | None = None, min_lr: float = 1e-6) -> float:
@@ -262,6 +284,7 @@ class TrainableModel(BaseModel):
         """FuxiCTR's evaluation, of all the experiment's metrics each time."""
         wanted = list(dict.fromkeys([*(metrics or []), *self.validation_metrics]))
         from_main(self)  # batch statistics may differ between processes
+        self._verbose = int(self._shows_progress)
         result: dict[str, float] = super().evaluate(data_generator, metrics=wanted)
         return result
 
