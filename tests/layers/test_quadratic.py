@@ -103,10 +103,11 @@ def test_elements_are_dropped_independently() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_with_active_dropout(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+@pytest.mark.parametrize("dropout", [0.4, 0.0])
+def test_gradients_in_training(monkeypatch: pytest.MonkeyPatch, bias: bool, dropout: float) -> None:
     """The masks are fixed by the seed; several chunks, the last of them smaller."""
     monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CHUNK", 3)
-    layer = QuadraticLayer(4, num_row=3, dropout=0.4, bias=bias).double().train()
+    layer = QuadraticLayer(4, num_row=3, dropout=dropout, bias=bias).double().train()
     x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
 
     def output(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
@@ -117,9 +118,14 @@ def test_gradients_with_active_dropout(monkeypatch: pytest.MonkeyPatch, bias: bo
     assert torch.autograd.gradcheck(output, (x, *layer.parameters()))
 
 
-def test_gradients_of_a_network_with_active_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("net_dropout", [0.4, 0.0])
+def test_gradients_of_a_network_in_training(
+    monkeypatch: pytest.MonkeyPatch, net_dropout: float
+) -> None:
     monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CHUNK", 3)
-    network = QuadraticNeuralNetwork(4, num_layers=2, num_row=2, net_dropout=0.4).double().train()
+    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.POINTWISE", 8)
+    network = QuadraticNeuralNetwork(4, num_layers=2, num_row=2, net_dropout=net_dropout)
+    network.double().train()
     x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
     names = dict(network.named_parameters())
 
@@ -145,9 +151,14 @@ def test_compilers_see_dropout_as_modules(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(ours, means(), atol=0.03, rtol=0.03)
 
 
-def test_float32_and_bfloat16_equal_the_formula_with_the_same_masks() -> None:
+@pytest.mark.parametrize("amd", [True, False])
+@pytest.mark.parametrize("dropout", [0.4, 0.0])
+def test_float32_and_bfloat16_equal_the_formula_with_the_same_masks(
+    monkeypatch: pytest.MonkeyPatch, amd: bool, dropout: float
+) -> None:
     """float32 goes through other kernels than float64, which the other tests use."""
-    layer = QuadraticLayer(40, num_row=3, dropout=0.4).train()
+    monkeypatch.setattr("model_zoo.QIN.layers.quadratic._on_amd", lambda: amd)
+    layer = QuadraticLayer(40, num_row=3, dropout=dropout).train()
     x = torch.randn(33, 40, requires_grad=True)
 
     def results(layer: QuadraticLayer, x: torch.Tensor) -> list[torch.Tensor]:

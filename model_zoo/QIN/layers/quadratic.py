@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
-# Rows that are multiplied at a time: what they need is reused, and stays in the cache.
+# Rows that are multiplied at a time, and elements that go through pointwise steps together:
+# few enough for what is reused to stay in the cache.
 CHUNK = 4096
+POINTWISE = 2**19
 
 
 class QuadraticLayer(nn.Module):
@@ -28,7 +30,8 @@ class QuadraticLayer(nn.Module):
     active (evaluation, or ``dropout=0``) the rows are summed before the product,
     :math:`z = x \odot \big((\sum_r W_r)\, x + \sum_r b_r\big)`: the same function and the
     same gradients for R times fewer multiplications. With active dropout each row sees a
-    mask of its own and the full product is taken; on a CPU some rows of x at a time.
+    mask of its own and the full product is taken. Training on a CPU takes some rows of x at
+    a time.
 
     Source: arXiv 2504.17699, section 3.3.
 
@@ -65,9 +68,9 @@ class QuadraticLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and _chunked(x):
+            return _product(x, self.linear, self.num_row, self.dropout.p)
         if self.training and self.dropout.p > 0:
-            if _chunked(x):
-                return _dropped_product(x, self.linear, self.num_row, self.dropout.p)
             h: Tensor = self.dropout(self.linear(x)).view(-1, self.num_row, self.dim)  # (B, R, F)
             return x * h.sum(dim=1)
         weight = self.linear.weight.view(self.num_row, self.dim, self.dim).sum(dim=0)  # (F, F)
@@ -133,7 +136,7 @@ class QuadraticNeuralNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
             y = norm(layer(x))
-            if self.training and self.dropout.p > 0 and _chunked(x):
+            if self.training and _chunked(x):
                 x = _add_activated(x, y, activation.get_parameter("weight"), self.dropout.p)
             else:
                 x = self.dropout(activation(y)) + x
@@ -142,7 +145,7 @@ class QuadraticNeuralNetwork(nn.Module):
 
 
 def _chunked(x: Tensor) -> bool:
-    """Whether active dropout goes through the functions below, which save memory traffic."""
+    """Whether training goes through the functions below, which save memory traffic."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -200,17 +203,20 @@ def _pixels(x: Tensor) -> Tensor:
     return x[None, None].permute(0, 3, 1, 2)
 
 
-def _dropped_product(x: Tensor, module: nn.Linear, num_row: int, p: float) -> Tensor:
+def _product(x: Tensor, module: nn.Linear, num_row: int, p: float) -> Tensor:
     """x ⊙ Σ_r Dropout(W_r x + b_r): (B, F) -> (B, F), in autocast's precision if it is on."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     weight = module.weight.view(num_row, -1, module.in_features)
     bias = None if module.bias is None else module.bias.view(num_row, -1)
+    if p == 0:  # the rows are one
+        weight = weight.sum(dim=0, keepdim=True)
+        bias = None if bias is None else bias.sum(dim=0, keepdim=True)
     with torch.autocast("cpu", enabled=False):
-        product: Tensor = _DroppedProduct.apply(x, weight, bias, p, dtype)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(x, weight, bias, p, dtype)  # type: ignore[no-untyped-call]
     return product
 
 
-class _DroppedProduct(torch.autograd.Function):
+class _Product(torch.autograd.Function):
     """x ⊙ Σ_r Dropout(W_r x + b_r), for some rows of x and one r at a time.
 
     So the R·F outputs never exist at once. Matrix products and the sum over r are computed
@@ -230,12 +236,15 @@ class _DroppedProduct(torch.autograd.Function):
         for start in range(0, len(x), CHUNK):
             some = slice(start, start + CHUNK)
             x_n = x[some].to(dtype)
-            sum_n = torch.zeros_like(x_n)
-            for r in range(len(w)):
-                h = linear(x_n, w[r], b[r])  # (n, F)
-                keep, scale = _keep_mask(h.shape, p)
-                masks.append(keep)
-                sum_n.addcmul_(h, keep.to(dtype), value=scale)
+            if p == 0:
+                sum_n = linear(x_n, w[0], b[0])  # (n, F)
+            else:
+                sum_n = torch.zeros_like(x_n)
+                for r in range(len(w)):
+                    h = linear(x_n, w[r], b[r])  # (n, F)
+                    keep, scale = _keep_mask(h.shape, p)
+                    masks.append(keep)
+                    sum_n.addcmul_(h, keep.to(dtype), value=scale)
             sums.append(sum_n)
             torch.mul(x[some], sum_n.to(x.dtype), out=product[some])
         ctx.save_for_backward(x, weight, *sums, *masks)
@@ -256,7 +265,8 @@ class _DroppedProduct(torch.autograd.Function):
             to_sum = (grad[some] * x[some]).mul_(ctx.scale).to(dtype)
             torch.mul(grad[some], sum_n.to(x.dtype), out=to_x_n)
             for r in range(len(w)):
-                to_h = next(masks).to(dtype).mul_(to_sum)  # (n, F)
+                keep = next(masks, None)
+                to_h = to_sum if keep is None else keep.to(dtype).mul_(to_sum)  # (n, F)
                 to_x_n += linear(to_h, w[r].t())
                 to_weight[r] += outer(to_h, x_n)
                 if to_bias is not None:
@@ -276,13 +286,16 @@ class _AddActivated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, slope: Tensor, p: float) -> Tensor:
+        ctx.slope, ctx.scale, ctx.rows = float(slope), 1.0, max(1, POINTWISE // y.shape[1])
         output, masks = torch.empty_like(x), []
-        for start in range(0, len(x), CHUNK):
-            some = slice(start, start + CHUNK)
-            keep, ctx.scale = _keep_mask(y[some].shape, p)
+        for x_n, y_n, out in zip(*(t.split(ctx.rows) for t in (x, y, output)), strict=True):
+            z = nn.functional.leaky_relu(y_n, ctx.slope)
+            if p == 0:
+                torch.add(x_n, z, out=out)
+                continue
+            keep, ctx.scale = _keep_mask(z.shape, p)
             masks.append(keep)
-            z = nn.functional.prelu(y[some], slope)
-            torch.addcmul(x[some], z, keep.to(y.dtype), value=ctx.scale, out=output[some])
+            torch.addcmul(x_n, z, keep.to(y.dtype), value=ctx.scale, out=out)
         ctx.save_for_backward(y, slope, *masks)
         return output
 
@@ -291,9 +304,12 @@ class _AddActivated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, slope, *masks = ctx.saved_tensors
         to_y, to_slope = torch.empty_like(y), torch.zeros_like(slope)
-        for start, keep in zip(range(0, len(y), CHUNK), masks, strict=True):
-            some = slice(start, start + CHUNK)
-            to_z = keep.to(y.dtype).mul_(grad[some]).mul_(ctx.scale)
-            to_slope += (to_z * y[some].clamp(max=0)).sum()
-            torch.where(y[some] > 0, to_z, slope * to_z, out=to_y[some])
+        for i, (g, y_n, out) in enumerate(
+            zip(*(t.split(ctx.rows) for t in (grad, y, to_y)), strict=True)
+        ):
+            to_z = masks[i].to(y.dtype).mul_(g).mul_(ctx.scale) if masks else g
+            to_slope += y_n.clamp(max=0).mul_(to_z).sum()
+            torch.ops.aten.leaky_relu_backward.grad_input(
+                to_z, y_n, ctx.slope, False, grad_input=out
+            )
         return grad, to_y, to_slope, None
