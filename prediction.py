@@ -1,4 +1,8 @@
-"""Write a leaderboard submission: ``python prediction.py --expid QIN_default --gpu 0``."""
+"""Write a leaderboard submission, or score any file.
+
+python prediction.py --expid QIN_default --gpu 0
+python prediction.py --expid QIN_default --input new.parquet --output scores.parquet
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_zoo.QIN.cli import experiment_parser, run_command
-from model_zoo.QIN.submission import TASKS, write_submission
+from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.submission import TASKS, score_file, write_submission
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    write_submission(
-        arguments.config,
-        arguments.expid,
-        arguments.gpu,
-        arguments.overrides,
-        task=arguments.task,
-    )
+    experiment = (arguments.config, arguments.expid, arguments.gpu, arguments.overrides)
+    if (arguments.input is None) != (arguments.output is None):
+        raise InputError("--input and --output go together")
+    if arguments.input is not None:
+        score_file(
+            *experiment,
+            source=arguments.input,
+            target=arguments.output,
+            calibrated=arguments.calibrated,
+            explain=arguments.explain,
+        )
+    elif arguments.explain:
+        raise InputError("--explain needs --input and --output")
+    else:
+        write_submission(*experiment, task=arguments.task, calibrated=arguments.calibrated)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = Path(__file__).parent / "config"
     parser = experiment_parser("Score the test split into submission/<expid>.zip.", config)
     parser.add_argument("--task", default="Task2", choices=TASKS, help="name of the score column")
+    parser.add_argument("--input", help="score this parquet or csv file instead")
+    parser.add_argument("--output", help="parquet or csv file for its scores")
+    parser.add_argument("--explain", action="store_true", help="write attention weights too")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="apply the map of run_expid.py --calibrate"
+    )
     return run_command(_run, parser, argv)
 
 

@@ -18,6 +18,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.gpu,
         arguments.overrides,
         resume=arguments.resume,
+        calibrate=arguments.calibrate,
     )
 
 
@@ -26,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Train and evaluate an experiment.", Path(__file__).parent / "config"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument(
+        "--calibrate",
+        choices=["platt", "isotonic"],
+        help="fit a map from logit to click probability on valid, into <expid>.folded",
+    )
     return run_command(_run, parser, argv)
 
 

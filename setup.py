@@ -7,7 +7,17 @@ from setuptools import find_packages, setup
 FETCH = ["pooch>=1.8"]
 TEST = ["pytest>=8", "hypothesis>=6.100", *FETCH]
 TENSORBOARD = ["tensorboard>=2.16"]
-DEV = [*TEST, *TENSORBOARD, "ruff>=0.6", "mypy>=1.11", "pandas-stubs", "types-PyYAML", "pre-commit"]
+EXPORT = ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.19"]
+DEV = [
+    *TEST,
+    *TENSORBOARD,
+    *EXPORT,
+    "ruff>=0.6",
+    "mypy>=1.11",
+    "pandas-stubs",
+    "types-PyYAML",
+    "pre-commit",
+]
 
 setup(
     name="fuxictr-qin",
@@ -31,6 +41,12 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
     ],
-    extras_require={"fetch": FETCH, "tensorboard": TENSORBOARD, "test": TEST, "dev": DEV},
+    extras_require={
+        "fetch": FETCH,
+        "tensorboard": TENSORBOARD,
+        "export": EXPORT,
+        "test": TEST,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["qin-data = model_zoo.QIN.data.commands:main"]},
 )

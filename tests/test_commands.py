@@ -33,7 +33,7 @@ def files(folder: Path) -> set[str]:
 def test_train_then_predict(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run_expid.main([*ARGUMENTS, "--gpu", "0", "--set", "epochs=2", "batch_size=100"]) == 0
     checkpoints = "checkpoints/MicroLens_demo/QIN_test"
-    kinds = ("log", "model", "png", "history.csv", "state", "state.previous")
+    kinds = ("log", "model", "png", "calibration.png", "history.csv", "state", "state.previous")
     trained = {"config.csv", *(f"{checkpoints}.{kind}" for kind in kinds)}
     assert files(workspace) == trained
     assert Path(f"{checkpoints}.png").read_bytes().startswith(b"\x89PNG")
@@ -221,15 +221,15 @@ def test_a_diverging_training_ends_with_a_message(
 def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path, value: float) -> None:
     path = tmp_path / "a.zip"
     with pytest.raises(InputError, match=r"a\.zip: row 1: score .* expected a probability"):
-        write_zip(path, np.array([0.5, value, 0.1]), "Task2")
+        write_zip(path, [np.array([0.5]), np.array([value, 0.1])], "Task2")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("task", ["Task1", "Task2", "Task1&2"])
 def test_the_column_of_each_task(tmp_path: Path, task: str) -> None:
-    write_zip(tmp_path / "a.zip", np.array([0.25]), task)
+    write_zip(tmp_path / "a.zip", [np.array([0.25]), np.array([0.5])], task)
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert archive.read("prediction.csv").decode() == f"ID,{task}\n0,0.25\n"
+        assert archive.read("prediction.csv").decode() == f"ID,{task}\n0,0.25\n1,0.5\n"
 
 
 @pytest.mark.parametrize("script", ["run_expid.py", "prediction.py", "run_param_tuner.py"])

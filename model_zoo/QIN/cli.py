@@ -12,16 +12,22 @@ from model_zoo.QIN.errors import InputError, Interrupted
 
 
 def experiment_parser(description: str, config: Path) -> argparse.ArgumentParser:
-    """Arguments of every command that works on one experiment.
+    """Arguments of every front door that works on one experiment.
 
     Args:
         description: For ``--help``.
         config: The default configuration folder.
     """
     parser = argparse.ArgumentParser(description=description)
+    add_experiment_arguments(parser, config)
+    parser.add_argument("--gpu", type=int, default=-1, help="CUDA device, -1 for CPU")
+    return parser
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser, config: Path) -> None:
+    """The arguments that name an experiment and its settings."""
     parser.add_argument("--expid", required=True, help="experiment id in model_config.yaml")
     parser.add_argument("--config", default=str(config), help="folder with the YAML files")
-    parser.add_argument("--gpu", type=int, default=-1, help="CUDA device, -1 for CPU")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -31,7 +37,6 @@ def experiment_parser(description: str, config: Path) -> argparse.ArgumentParser
         metavar="KEY=VALUE",
         help="replace settings of the experiment or its data set",
     )
-    return parser
 
 
 def run_command(

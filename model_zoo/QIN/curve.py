@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model_zoo.QIN.files import write_aside
+
+if TYPE_CHECKING:
+    from model_zoo.QIN.serving.calibration import CalibrationReport
 
 
 def draw_training_curve(
@@ -30,6 +34,37 @@ def draw_training_curve(
         axes.plot(epochs, [evaluation[name] for evaluation in evaluations], marker="o")
         axes.set_title(name if name in ("train_loss", "learning_rate") else f"valid {name}")
         axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    with write_aside(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def draw_reliability_curve(
+    reports: Mapping[str, CalibrationReport], path: Path, *, title: str
+) -> None:
+    """Draw click rate over predicted probability, and below it the rows behind each point.
+
+    Args:
+        reports: A name for each report; each becomes one line.
+        path: PNG file to write; the picture is square.
+        title: Heading of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    figure.suptitle(title)
+    curve, counts = figure.subplots(2, sharex=True, height_ratios=[4, 1])
+    curve.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect")
+    for name, report in reports.items():
+        curve.plot(report.mean_predicted, report.click_rate, marker="o", label=name)
+        counts.bar(report.mean_predicted, report.rows, width=0.02, alpha=0.5)
+    curve.set(xlim=(0, 1), ylim=(0, 1), ylabel="click rate")
+    # A bin of ten rows and one of a million are both worth seeing.
+    most = max(max(report.rows) for report in reports.values())
+    counts.set(yscale="log", ylim=(0.5, 2 * most))
+    counts.set(xlabel="mean predicted probability", ylabel="rows")
+    curve.legend()
+    for axes in (curve, counts):
         axes.grid(alpha=0.3)
     with write_aside(path) as partial:
         figure.savefig(partial, dpi=120)

@@ -32,6 +32,8 @@ from model_zoo.QIN.data.loader import make_loader
 from model_zoo.QIN.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.QIN.data.spec import DatasetSpec
 from model_zoo.QIN.errors import InputError
+from model_zoo.QIN.reliability import report_calibration
+from model_zoo.QIN.serving.calibration import Kind
 from model_zoo.QIN.training.processes import is_main, joined, rank, wait_for_all, world_size
 from model_zoo.QIN.training.state import load_state
 
@@ -43,12 +45,13 @@ def run_experiment(
     overrides: Sequence[str] = (),
     *,
     resume: bool = False,
+    calibrate: Kind | None = None,
 ) -> dict[str, Mapping[str, float]]:
     """Train an experiment and evaluate its best checkpoint.
 
     Writes, under ``model_root/dataset_id``, the log, the best checkpoint, the training's last
-    two states, its history and its curve, and appends FuxiCTR's result line to
-    ``<name of config_dir>.csv``.
+    two states, its history, its curve and the reliability curve, and appends FuxiCTR's result
+    line to ``<name of config_dir>.csv``.
 
     Args:
         config_dir: Folder with the YAML files.
@@ -56,6 +59,8 @@ def run_experiment(
         gpu: CUDA device, -1 for CPU.
         overrides: ``key=value`` strings that replace settings.
         resume: Go on from the last saved state, if there is one.
+        calibrate: Fit a calibration map on the validation set; it is stored in
+            ``<expid>.folded`` with the folded model.
 
     Started by torchrun, each process computes its share of every batch, and the main one writes.
 
@@ -69,11 +74,16 @@ def run_experiment(
     """
     experiment = load_experiment(config_dir, expid, overrides)
     with joined(gpu) as device:
-        return _run(Path(config_dir), experiment, device, resume=resume)
+        return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
 
 
 def _run(
-    config_dir: Path, experiment: Experiment, gpu: int, *, resume: bool
+    config_dir: Path,
+    experiment: Experiment,
+    gpu: int,
+    *,
+    resume: bool,
+    calibrate: Kind | None,
 ) -> dict[str, Mapping[str, float]]:
     """The steps of :func:`run_experiment`, in each of its processes."""
     expid = experiment.run.model_id
@@ -82,6 +92,7 @@ def _run(
         require_writable(folder)
         prepare_dataset(experiment)  # the others then find it ready
     wait_for_all()
+    configured = experiment.dataset
     experiment, splits = prepare_dataset(experiment)
     params = experiment.params
     settings = {**params, "processes": world_size()}
@@ -120,6 +131,8 @@ def _run(
     if is_main():
         draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
         _append_result_line(config_dir, experiment, results)
+        picture = folder / f"{expid}.calibration.png"
+        report_calibration(model, configured, experiment, picture, calibrate=calibrate)
     return results
 
 

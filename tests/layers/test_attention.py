@@ -77,14 +77,6 @@ def test_an_item_that_occurs_often_is_stored_once(seed: int, length: int, items:
         torch.testing.assert_close(got, wanted)
 
 
-def test_more_items_than_are_gathered_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    attention, target, history, mask = draw(8, 6, 7, 3)
-    packed = pack(history, torch.ones_like(mask))
-    whole = attention.packed(target, *packed)
-    monkeypatch.setattr("model_zoo.QIN.layers.attention.CHUNK", 4)
-    assert torch.equal(attention.packed(target, *packed), whole)
-
-
 def test_other_devices_and_compilers_take_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     attention, target, history, mask = draw(9, 6, 7, 3)
     packed = pack(history, mask)

@@ -95,6 +95,43 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
     return _encoded_spec(dataset, state["vocabulary"], targets)
 
 
+def read_vocabularies(dataset: DatasetSpec) -> Vocabularies:
+    """The vocabularies that :func:`encode_dataset` built for a raw data set.
+
+    Raises:
+        InputError: If it has not been encoded yet.
+    """
+    path = Path(dataset.data_root) / dataset.dataset_id / STATE
+    state = _read_state(path)
+    if state is None:
+        raise InputError(f"{path}: no such file; the data set has not been encoded")
+    vocabularies: Vocabularies = state["vocabulary"]
+    return vocabularies
+
+
+def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
+    """Encode one more file of a raw data set that :func:`encode_dataset` has encoded.
+
+    Args:
+        dataset: The raw data set.
+        source: A checked file of rows.
+        target: Where the encoded rows go.
+
+    Raises:
+        InputError: If an item is not in item_info.
+    """
+    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
+    _write_split(dataset, _encoders(dataset, read_vocabularies(dataset)), keys, source, target)
+
+
+def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encoder]:
+    return {
+        column.name: Encoder(column, vocabulary[column.name])
+        for column in dataset.feature_cols
+        if column.name in vocabulary
+    }
+
+
 def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
     """What the vocabularies depend on."""
     keys = {"feature_cols", "label_col", "item_col", "history_col", "min_categr_count"}
@@ -180,11 +217,7 @@ def _transform(
     *,
     progress: bool,
 ) -> None:
-    encoders = {
-        column.name: Encoder(column, vocabulary[column.name])
-        for column in dataset.feature_cols
-        if column.name in vocabulary
-    }
+    encoders = _encoders(dataset, vocabulary)
     keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
     bar = tqdm(names, desc="Encoding", unit="file", disable=None if progress else True)
     for name in bar:

@@ -9,9 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# History items whose vectors are gathered at a time: few enough to stay in the cache.
-CHUNK = 2048
-
 
 class AdaptiveSparseTargetAttention(nn.Module):
     r"""Attention of one target item over a click history, with ReLU in place of softmax.
@@ -149,26 +146,26 @@ class _Pooled(torch.autograd.Function):
         dtype = torch.promote_types(items.dtype, torch.float32)  # autocast must not sum in bf16
         ctx.dtypes = query.dtype, items.dtype
         query, items = query.to(dtype), items.to(dtype)
-        score = _dots(query, rows, items, index)  # (T,)
+        score = dots(query, rows, items, index)  # (T,)
         # Not "above 0": a score that is no number has to reach the loss, where it is noticed.
         active = (score <= 0).logical_not().nonzero().squeeze(1)
         weight, rows, index = score[active], rows[active], index[active]
         ctx.save_for_backward(query, items, weight, rows, index)
-        return _weighted_sums(items, index, weight, rows, len(query))
+        return weighted_sums(items, index, weight, rows, len(query))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, items, weight, rows, index = ctx.saved_tensors
         grad = grad.to(query.dtype)
-        to_weight = _dots(grad, rows, items, index)
-        to_query = _weighted_sums(items, index, to_weight, rows, len(query))
+        to_weight = dots(grad, rows, items, index)
+        to_query = weighted_sums(items, index, to_weight, rows, len(query))
         # An item receives weight · grad + to_weight · u from each place where it stands.
         order = index.argsort()
         places = torch.stack([rows, rows + len(query)], dim=1)[order].flatten()
         factors = torch.stack([weight, to_weight], dim=1)[order].flatten()
         owners = index[order].repeat_interleave(2)
-        to_items = _weighted_sums(torch.cat([grad, query]), places, factors, owners, len(items))
+        to_items = weighted_sums(torch.cat([grad, query]), places, factors, owners, len(items))
         return to_query.to(ctx.dtypes[0]), to_items.to(ctx.dtypes[1]), None, None
 
 
@@ -179,17 +176,18 @@ def _sorted_by_row(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return rows, index
 
 
-def _dots(left: Tensor, i: Tensor, right: Tensor, j: Tensor) -> Tensor:
-    """left[i] · right[j] for each pair of i and j, (T,)."""
-    dots = left.new_empty(len(i))
-    for start in range(0, len(i), CHUNK):
-        some = slice(start, start + CHUNK)
-        product = left.index_select(0, i[some]).mul_(right.index_select(0, j[some]))
-        torch.sum(product, dim=1, out=dots[some])
-    return dots
+def dots(left: Tensor, i: Tensor, right: Tensor, j: Tensor) -> Tensor:
+    """left[i] · right[j] for each pair of i and j, (T,), without gathering the rows.
+
+    As torch computes it for the gradient of an embedding bag's weights.
+    """
+    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        left, right, j, j[:0], i, mode=0
+    )
+    return products
 
 
-def _weighted_sums(
+def weighted_sums(
     vectors: Tensor, index: Tensor, weight: Tensor, owners: Tensor, count: int
 ) -> Tensor:
     """Σ weight · vectors[index] for each of ``count`` owners; ``owners`` (T,) ascends."""

@@ -16,6 +16,7 @@ from torch.nn.grad import conv2d_weight
 # few enough for what is reused to stay in the cache.
 CHUNK = 4096
 POINTWISE = 2**19
+CONVOLVED = 256  # rows from which on a convolution pays for bringing W into its layout
 
 
 class QuadraticLayer(nn.Module):
@@ -170,7 +171,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     In float32 on an AMD processor as a convolution: oneDNN's kernels use the widest vectors
     of every maker's processors; the library behind ``torch.mm`` only of its own maker's.
     """
-    if not _convolves(x):
+    if not _convolves(x) or len(weight) == 0:
         return nn.functional.linear(x, weight, bias)
     image = nn.functional.conv2d(_pixels(x), weight[:, :, None, None], bias)
     return image.permute(0, 2, 3, 1)[0, 0]
@@ -186,7 +187,9 @@ def outer(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _convolves(x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != torch.float32 or len(x) == 0 or not _on_amd():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        return False
+    if len(x) < CONVOLVED or not _on_amd():
         return False
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available
@@ -288,7 +291,7 @@ class _AddActivated(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, slope: Tensor, p: float) -> Tensor:
         ctx.slope, ctx.scale, ctx.rows = float(slope), 1.0, max(1, POINTWISE // y.shape[1])
         output, masks = torch.empty_like(x), []
-        for x_n, y_n, out in zip(*(t.split(ctx.rows) for t in (x, y, output)), strict=True):
+        for x_n, y_n, out in zip(*(torch.split(t, ctx.rows) for t in (x, y, output)), strict=True):
             z = nn.functional.leaky_relu(y_n, ctx.slope)
             if p == 0:
                 torch.add(x_n, z, out=out)
@@ -305,7 +308,7 @@ class _AddActivated(torch.autograd.Function):
         y, slope, *masks = ctx.saved_tensors
         to_y, to_slope = torch.empty_like(y), torch.zeros_like(slope)
         for i, (g, y_n, out) in enumerate(
-            zip(*(t.split(ctx.rows) for t in (grad, y, to_y)), strict=True)
+            zip(*(torch.split(t, ctx.rows) for t in (grad, y, to_y)), strict=True)
         ):
             to_z = masks[i].to(y.dtype).mul_(g).mul_(ctx.scale) if masks else g
             to_slope += y_n.clamp(max=0).mul_(to_z).sum()
