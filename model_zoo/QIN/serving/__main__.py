@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from model_zoo.QIN.deployment import export_experiment, write_folded
 
     experiment = (arguments.config, arguments.expid, arguments.overrides)
-    settings = {
+    settings: dict[str, Any] = {
         "dtype": DTYPES[arguments.precision],
         "tabulate_first_layer": not arguments.small,
     }

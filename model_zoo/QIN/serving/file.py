@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,6 +68,8 @@ def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu"
     Raises:
         InputError: If the file is missing, unreadable, no folded model, or of a newer version.
     """
+    if Path(path).is_file() and not zipfile.is_zipfile(path):  # what torch.save writes
+        raise InputError(f"{path}: not a readable folded model: cut short, or of another kind")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:

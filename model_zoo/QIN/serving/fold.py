@@ -63,7 +63,7 @@ def fold(
     folded = FoldedQIN(
         item_features,
         row_features,
-        item_parts={name: torch.empty(0, dtype=dtype) for name in _parts(tabulate_first_layer)},
+        item_parts={name: torch.empty(0) for name in _parts(tabulate_first_layer)},
         query_map=query_map,
         first_map=first_map,
         first_bias=biases[0],

@@ -16,6 +16,7 @@ Kind = Literal["categorical", "sequence", "numeric", "embedding"]
 
 # Rows that go through the network together: on a CPU few enough to stay in its cache.
 ROWS = {"cpu": 2_048}
+SLOTS = 4_096  # history items whose vectors are gathered at a time, likewise
 MANY = 2**22
 
 
@@ -267,9 +268,41 @@ class FoldedQIN(nn.Module):
         queries = self.queries.index_select(0, target)  # (B, D)
         owners = torch.arange(len(target), device=target.device)
         owners = owners.repeat_interleave(lengths, output_size=len(history))  # (T,)
-        weight = dots(queries, owners, self.vectors, history).relu_()
+        if self.dtype == torch.bfloat16 and target.device.type == "cpu":
+            weight = grouped_dots(queries, self.vectors, history, lengths).relu_()
+        else:
+            weight = dots(queries, owners, self.vectors, history).relu_()
         active = weight.nonzero().squeeze(1)  # the others add nothing
         pooled = weighted_sums(
             self.vectors, history[active], weight[active], owners[active], len(target)
         )
         return pooled, weight
+
+
+def grouped_dots(queries: Tensor, vectors: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
+    """queries[b] · vectors[j] for each item j of each row b's history, packed, (T,).
+
+    The same as :func:`dots`, and in bfloat16 faster on a CPU: rows of like length are padded
+    with item 0 and multiplied as one batch of matrices.
+
+    Args:
+        queries: (B, D)
+        vectors: (I, D)
+        history: Rows of ``vectors`` for all b one after the other, (T,).
+        lengths: How many belong to each b, (B,).
+    """
+    rows, longest = len(lengths), int(lengths.max()) if len(lengths) else 0
+    mask = torch.arange(longest) < lengths.unsqueeze(1)  # (B, L)
+    order = lengths.argsort(descending=True)
+    padded = history.new_zeros(rows, longest).masked_scatter_(mask, history)[order]
+    queries = queries[order].unsqueeze(2)  # (B, D, 1)
+    products = queries.new_zeros(rows, longest, 1)
+    sizes, start = lengths[order].tolist(), 0
+    while start < rows and sizes[start] > 0:
+        size = sizes[start]
+        some = slice(start, start + max(1, SLOTS // size))
+        ids = padded[some, :size]
+        gathered = vectors.index_select(0, ids.flatten()).view(*ids.shape, -1)
+        products[some, :size] = torch.bmm(gathered, queries[some])
+        start = some.stop
+    return products.squeeze(2)[order.argsort()][mask]

@@ -111,8 +111,10 @@ class Ids:
             tensor = tensor.reshape(1) if tensor.dim() == 0 else tensor
             expected: tuple[int, ...] = (len(tensor),)
         else:
-            tensor = tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
-            expected = (len(tensor), feature.weight.shape[0])
+            width = feature.weight.shape[0]
+            if tensor.dim() < 2:
+                tensor = tensor.reshape((1, -1) if tensor.numel() else (0, width))
+            expected = (len(tensor), width)
         if tensor.shape != expected:
             raise InputError(f"{what}: expected shape {expected}, found {tuple(tensor.shape)}")
         wrong = (~torch.isfinite(tensor)).nonzero()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,7 @@ class TrainableModel(BaseModel):
         self._loss_count = 0
         self._rows_in_step = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
+        self._optimizer: Any = None
         self._penalty: L2Penalty | None = None
         self._parallel: list[nn.Module] | None = None
         self._settings: Mapping[str, Any] | None = None
@@ -157,13 +159,20 @@ class TrainableModel(BaseModel):
     # --- FuxiCTR's hooks
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
+        self.loss_fn = get_loss(loss)
         if self.embedding_update == "dense":
-            self.optimizer = build_optimizer(optimizer, self.parameters(), lr)
+            self._make_optimizer = partial(build_optimizer, optimizer, lr=lr)
         elif optimizer.lower() == "adam":
-            self.optimizer = LazyAdam(self, lr)
+            self._optimizer = LazyAdam(self, lr)  # now: it decides on the tables' gradients
         else:
             raise ValueError(f"embedding_update: lazy needs optimizer adam, got {optimizer}")
-        self.loss_fn = get_loss(loss)
+
+    @property
+    def optimizer(self) -> Any:
+        """Built when it is first needed: that imports torch's compiler, which takes a second."""
+        if self._optimizer is None:
+            self._optimizer = self._make_optimizer(self.parameters())
+        return self._optimizer
 
     def get_group_id(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """FuxiCTR makes an array of it, which data kept on a GPU cannot be."""
