@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +40,7 @@ from model_zoo.QIN.training.processes import (
     synchronise_batch_norm,
     world_size,
 )
+from model_zoo.QIN.training.signals import noting_signals
 from model_zoo.QIN.training.state import random_states, restore_random_states, save_state
 from model_zoo.QIN.training.watch import DeferredLoss, require_finite
 
@@ -139,22 +139,13 @@ class TrainableModel(BaseModel):
     def history_path(self) -> Path:
         return Path(self.checkpoint).with_suffix(".history.csv")
 
-    @contextmanager
-    def stopping_on_signals(self) -> Iterator[None]:
+    def stopping_on_signals(self) -> AbstractContextManager[None]:
         """SIGTERM and Ctrl-C end the training after its current step, with a saved state."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def stop(number: int, frame: object) -> None:
+        def note(number: int) -> None:
             self._signal = number
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return noting_signals(note)
 
     # --- FuxiCTR's hooks
 
