@@ -29,7 +29,7 @@ from tests.test_model import ITEMS
 CONTEXT: dict[str, Any] = {
     "level": "much",
     "hour": 2,
-    "age": 30.5,
+    "age": 0.5,
     "likes": [3, 8],
     "seen": [1, 2],
     "profile": [0.1, 0.2, 0.3, 0.4, 0.5],
@@ -81,6 +81,7 @@ def test_a_folded_file_keeps_everything(
     assert [file.name for file in (tmp_path / "new folder").iterdir()] == ["a.folded"]
     after = load_folded(tmp_path / "new folder" / "a.folded")
     assert torch.equal(scores(Scorer(after)), scores(Scorer(before)))
+    assert scores(Scorer(after)).std() > 0.05
     assert after.ids == IDS
     assert (after.max_len, after.checkpoint) == (3, "c0ffee")
     assert after.folded.dtype == dtype

@@ -113,16 +113,16 @@ class Scorer:
         values = self._context(context, len(targets))
         # An empty history is one padding item: its weight is 0.
         slots = rows if len(rows) else rows.new_zeros(1)
-        logits, weights = [], []
+        # One tensor, written in place: small ones that stay would break up the freed memory.
+        logits, weights = torch.empty(len(targets), device=self._device), []
         for start in range(0, max(len(targets), 1), CANDIDATES):
             some = slice(start, start + CANDIDATES)
             part = {name: v if len(v) == 1 else v[some] for name, v in values.items()}
             with self._lock.shared():
-                logit, weight = self._folded(slots, targets[some], part)
-            logits.append(logit)
+                logits[some], weight = self._folded(slots, targets[some], part)
             if explain:
                 weights.append(weight.float())
-        probability = self._probability(torch.cat(logits), calibrated)
+        probability = self._probability(logits, calibrated)
         if not explain:
             return probability
         aligned = probability.new_zeros(len(targets), len(given))
@@ -163,7 +163,7 @@ class Scorer:
         ]
         kept = [rows.nonzero().squeeze(1)[-self._file.max_len :] for rows in given]
         values = self._context(context, len(targets))
-        logits: list[Tensor] = []
+        logits = torch.empty(len(targets), device=self._device)
         weights: list[Tensor] = []
         for start in range(0, len(targets), CANDIDATES):
             some = slice(start, start + CANDIDATES)
@@ -171,17 +171,15 @@ class Scorer:
             lengths = torch.tensor([len(rows) for rows in packed])
             part = {name: v if len(v) == 1 else v[some] for name, v in values.items()}
             with self._lock.shared():
-                logit, weight = self._folded.rows(
+                logits[some], weight = self._folded.rows(
                     self._to_device(targets[some]),
                     self._to_device(torch.cat(packed)),
                     self._to_device(lengths),
                     part,
                 )
-            logits.append(logit)
             if explain:
                 weights += torch.split(weight.float().cpu(), lengths.tolist())
-        logit = torch.cat(logits) if logits else torch.empty(0, device=self._device)
-        probability = self._probability(logit, calibrated)
+        probability = self._probability(logits, calibrated)
         if not explain:
             return probability
         aligned = [torch.zeros(len(rows)) for rows in given]
