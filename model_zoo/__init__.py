@@ -8,10 +8,9 @@ importing a layer does not import FuxiCTR.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import pkgutil
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 _MODELS: dict[str, type] = {}
@@ -36,11 +35,11 @@ def register(name: str) -> Callable[[_Model], _Model]:
 
 def available_models() -> list[str]:
     """Names of all registered models, sorted."""
-    for package in pkgutil.iter_modules(__path__):
-        # FuxiCTR installs folders of its own under this name; they register nothing.
-        module = f"{__name__}.{package.name}.model"
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module)
+    # By looking at files: FuxiCTR installs folders of its own under this name, which register
+    # nothing, and some of which fail when they are imported.
+    for folder in map(Path, __path__):
+        for file in sorted(folder.glob("*/model.py")):
+            importlib.import_module(f"{__name__}.{file.parent.name}.model")
     return sorted(_MODELS)
 
 

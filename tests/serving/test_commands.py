@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from model_zoo.QIN.experiment import build_feature_map, build_model, prepare_dat
 from model_zoo.QIN.scoring import open_rows
 from model_zoo.QIN.serving import __main__ as serving
 from model_zoo.QIN.serving.scorer import Scorer
-from tests.conftest import edit_yaml
+from tests.conftest import ROOT, edit_yaml
 
 ARGUMENTS = ["--config", "config", "--expid", "QIN_test"]
 FOLDER = Path("checkpoints/MicroLens_demo")
@@ -198,3 +201,17 @@ def test_folding_again_keeps_the_map(workspace: Path) -> None:
     context = dict.fromkeys(scorer.context_features, 1)
     plain, mapped = (scorer.score([1, 2], [3], context, calibrated=c) for c in (False, True))
     assert float(plain) != float(mapped)
+
+
+def test_the_installed_command_works_in_any_folder(tmp_path: Path) -> None:
+    """Beside folders that FuxiCTR installs under the same name."""
+    command = [sys.executable, "-m", "model_zoo.QIN.serving", "fold", "--expid", "QIN_test"]
+    command += ["--config", str(ROOT / "config"), "--set", "model=QNI"]
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    if "No module named 'model_zoo.QIN'" in done.stderr:
+        pytest.skip("the project is not installed in this environment")
+    assert done.returncode == 2, done.stderr
+    assert "model 'QNI' is not registered (did you mean 'QIN'?)" in done.stderr
