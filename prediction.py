@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_zoo.QIN.cli import experiment_parser, run_command
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.submission import TASKS, score_file, write_submission
+from model_zoo.core.commands.cli import experiment_parser, run_command
+from model_zoo.core.commands.submission import TASKS, score_file, write_submission
+from model_zoo.core.errors import InputError
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_zoo.QIN.cli import experiment_parser, run_command
-from model_zoo.QIN.experiment import run_experiment
+from model_zoo.core.commands.cli import experiment_parser, run_command
+from model_zoo.core.commands.experiment import run_experiment
 
 
 def _run(arguments: argparse.Namespace) -> None:

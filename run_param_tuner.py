@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_zoo.QIN.cli import run_command
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.tuning import report, run_grid
+from model_zoo.core.commands.cli import run_command
+from model_zoo.core.commands.tuning import report, run_grid
+from model_zoo.core.errors import InputError
 
 
 def _run(arguments: argparse.Namespace) -> None:

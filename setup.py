@@ -48,5 +48,5 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["qin-data = model_zoo.QIN.data.commands:main"]},
+    entry_points={"console_scripts": ["qin-data = model_zoo.core.commands.prepare:main"]},
 )

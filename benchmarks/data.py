@@ -27,10 +27,10 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 
-from model_zoo.QIN.data.demo import NUM_LEVELS, NUM_TAGS, generate_demo
-from model_zoo.QIN.data.item_table import load_item_table
-from model_zoo.QIN.data.loader import make_loader
-from model_zoo.QIN.data.spec import DatasetSpec, FeatureSpec, LabelSpec
+from model_zoo.core.data.item_table import load_item_table
+from model_zoo.core.data.loader import make_loader
+from model_zoo.core.data.spec import DatasetSpec, FeatureSpec, LabelSpec
+from model_zoo.core.prepare.demo import NUM_LEVELS, NUM_TAGS, generate_demo
 
 BATCH_SIZE = 8192
 MAX_LEN = 64

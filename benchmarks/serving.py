@@ -37,13 +37,13 @@ from benchmarks.training import (
     item_columns,
     seconds,
 )
-from model_zoo.QIN.data.block import LENGTH_SUFFIX
-from model_zoo.QIN.serving.export import SUFFIX, export_folded, load_program
-from model_zoo.QIN.serving.file import FoldedFile
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.folded import FoldedQIN
-from model_zoo.QIN.serving.ids import Ids
-from model_zoo.QIN.serving.scorer import Scorer
+from model_zoo.core.data.block import LENGTH_SUFFIX
+from model_zoo.core.serving.export import SUFFIX, export_folded, load_program
+from model_zoo.core.serving.file import FoldedFile
+from model_zoo.core.serving.ids import Ids
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.QIN.fold import fold
+from model_zoo.QIN.folded import FoldedQIN
 from tests.oracles import PlainQIN
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

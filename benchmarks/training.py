@@ -27,10 +27,10 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
 
-from model_zoo.QIN.data.item_table import ItemTable
+from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.QIN.layers.quadratic import linear, outer
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.training.memory import keep_freed_memory
 from tests.oracles import PlainQIN
 
 NUM_ITEMS, NUM_TAGS, NUM_LEVELS = 91_718, 11_740, 11

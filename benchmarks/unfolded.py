@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.cli import experiment_parser
-from model_zoo.QIN.config import load_experiment
-from model_zoo.QIN.data.block import LENGTH_SUFFIX
-from model_zoo.QIN.experiment import build_feature_map, build_model, prepare_dataset
-from model_zoo.QIN.scoring import open_rows
-from model_zoo.QIN.submission import write_zip
+from model_zoo.core.commands.cli import experiment_parser
+from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
+from model_zoo.core.commands.scoring import open_rows
+from model_zoo.core.commands.submission import write_zip
+from model_zoo.core.data.block import LENGTH_SUFFIX
 from tests.oracles import PlainQIN
 
 

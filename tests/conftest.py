@@ -15,8 +15,8 @@ import yaml
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from model_zoo.QIN.data.demo import generate_demo
-from model_zoo.QIN.data.item_table import ItemTable
+from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.QIN.model import QIN
 
 # Models here are tiny: more threads only wait for one another, the more the busier the machine.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.errors import InputError, first_line
+from model_zoo.core.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from model_zoo.QIN.model import QIN

@@ -12,15 +12,15 @@ from fuxictr.pytorch.layers import FeatureEmbedding, MaskedAveragePooling, Maske
 from torch import Tensor, nn
 
 from model_zoo import register
-from model_zoo.QIN.data.block import LENGTH_SUFFIX
-from model_zoo.QIN.data.item_table import ItemTable
+from model_zoo.core.data.block import LENGTH_SUFFIX
+from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.training.engine import TrainableModel
+from model_zoo.core.training.extras import can_compile
 from model_zoo.QIN.layers import (
     AdaptiveSparseTargetAttention,
     PooledEmbedding,
     QuadraticNeuralNetwork,
 )
-from model_zoo.QIN.training.engine import TrainableModel
-from model_zoo.QIN.training.extras import can_compile
 
 # FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
 Regularizer = Annotated[

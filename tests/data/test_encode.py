@@ -10,12 +10,17 @@ import ray
 import torch
 import yaml
 
-from model_zoo.QIN.config import load_experiment
-from model_zoo.QIN.data.encode import ITEM_ROW, encode_dataset
-from model_zoo.QIN.data.schema import check_dataset
-from model_zoo.QIN.data.spec import DatasetSpec
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.experiment import build_feature_map, build_model, prepare_dataset, run_experiment
+from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.commands.experiment import (
+    build_feature_map,
+    build_model,
+    prepare_dataset,
+    run_experiment,
+)
+from model_zoo.core.data.encode import ITEM_ROW, encode_dataset
+from model_zoo.core.data.schema import check_dataset
+from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.errors import InputError
 from tests.conftest import ROOT, edit_yaml
 
 COLUMNS = [

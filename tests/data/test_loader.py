@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_zoo.QIN.config import load_experiment
-from model_zoo.QIN.data.block import pack_histories
-from model_zoo.QIN.data.loader import HistoryLoader, InMemoryLoader, StreamingLoader, make_loader
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.experiment import build_feature_map
+from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.commands.experiment import build_feature_map
+from model_zoo.core.data.block import pack_histories
+from model_zoo.core.data.loader import HistoryLoader, InMemoryLoader, StreamingLoader, make_loader
+from model_zoo.core.errors import InputError
 from tests import oracles
 
 HISTORIES = st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=6)

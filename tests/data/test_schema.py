@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from model_zoo.QIN.config import load_experiment
-from model_zoo.QIN.data.schema import check_dataset
-from model_zoo.QIN.data.spec import DatasetSpec
-from model_zoo.QIN.errors import InputError
+from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.data.schema import check_dataset
+from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.errors import InputError
 
 DEMO = Path("data/MicroLens_demo")
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model_zoo.core.serving.file import FoldedFile
+from model_zoo.core.serving.ids import Ids
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.QIN.fold import fold
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.serving.file import FoldedFile
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.ids import Ids
-from model_zoo.QIN.serving.scorer import Scorer
-from tests import test_model
 from tests.conftest import SEQUENCE
-from tests.test_model import ITEM_FEATURES, ITEMS, build
+from tests.QIN import test_model
+from tests.QIN.test_model import ITEM_FEATURES, ITEMS, build
 
 SUM = {"feature_encoder": "layers.MaskedSumPooling()"}
 ROW_FEATURES: dict[str, dict[str, Any]] = {

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from model_zoo.QIN.curve import draw_reliability_curve
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.serving.calibration import (
+from model_zoo.core.commands.curve import draw_reliability_curve
+from model_zoo.core.errors import InputError
+from model_zoo.core.serving.calibration import (
     Calibration,
     CalibrationReport,
     Kind,
@@ -187,7 +187,7 @@ def test_a_map_is_used_with_torch_alone(kind: Kind, tmp_path: Path) -> None:
         "import sys, torch\n"
         "for name in ('numpy', 'sklearn', 'fuxictr', 'polars', 'pandas', 'scipy'):\n"
         "    sys.modules[name] = None\n"
-        "from model_zoo.QIN.serving.calibration import Calibration\n"
+        "from model_zoo.core.serving.calibration import Calibration\n"
         "state = torch.load(sys.argv[1], weights_only=True)\n"
         "print(Calibration.from_state(state)(torch.tensor(0.5)).item())\n"
     )

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.serving import export
-from model_zoo.QIN.serving.export import (
+from model_zoo.core.errors import InputError
+from model_zoo.core.serving import export
+from model_zoo.core.serving.export import (
     SUFFIX,
     Program,
     example_inputs,
     export_folded,
     load_program,
 )
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.folded import FoldedQIN
+from model_zoo.QIN.fold import fold
+from model_zoo.QIN.folded import FoldedQIN
 from tests.conftest import SEQUENCE
-from tests.test_model import ITEM_FEATURES, ROW_FEATURES, build, packed, padded_batch
+from tests.QIN.test_model import ITEM_FEATURES, ROW_FEATURES, build, packed, padded_batch
 
 ROW_KINDS = {
     **ROW_FEATURES,

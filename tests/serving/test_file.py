@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.errors import InputError
+from model_zoo.core.errors import InputError
+from model_zoo.core.serving.calibration import Calibration
+from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
+from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.QIN.fold import fold
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.serving.calibration import Calibration
-from model_zoo.QIN.serving.file import FoldedFile, load_folded, save_folded
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.ids import OUT_OF_VOCABULARY, Ids
-from model_zoo.QIN.serving.scorer import Scorer
 from tests.conftest import ROOT
+from tests.QIN.test_model import ITEMS
 from tests.serving.made import make_model, make_scorer
-from tests.test_model import ITEMS
 
 CONTEXT: dict[str, Any] = {
     "level": "much",
@@ -233,7 +233,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import torch
-from model_zoo.QIN.serving.scorer import Scorer
+from model_zoo.core.serving.scorer import Scorer
 torch.set_num_threads(1)
 path, result, *values = sys.argv[1:]
 scorer = Scorer.load(path)

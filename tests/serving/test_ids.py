@@ -13,18 +13,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model_zoo.QIN.config import Experiment, load_experiment
-from model_zoo.QIN.data.encode import ITEM_ROW
-from model_zoo.QIN.data.item_table import ItemTable
-from model_zoo.QIN.deployment import fold_experiment
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.experiment import build_feature_map, build_model, prepare_dataset, run_experiment
+from model_zoo.core.commands.config import Experiment, load_experiment
+from model_zoo.core.commands.deployment import fold_experiment
+from model_zoo.core.commands.experiment import (
+    build_feature_map,
+    build_model,
+    prepare_dataset,
+    run_experiment,
+)
+from model_zoo.core.data.encode import ITEM_ROW
+from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.errors import InputError
+from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
+from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.QIN.fold import fold
+from model_zoo.QIN.folded import FoldedFeature
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.serving.file import FoldedFile, load_folded, save_folded
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.folded import FoldedFeature
-from model_zoo.QIN.serving.ids import OUT_OF_VOCABULARY, Ids
-from model_zoo.QIN.serving.scorer import Scorer
 from tests.data.test_encode import ITEMS, ROWS, raw  # noqa: F401
 from tests.serving.made import FEATURES, make_model
 

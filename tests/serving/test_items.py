@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.data.item_table import ItemTable
-from model_zoo.QIN.errors import InputError
+from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.errors import InputError
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.core.serving.shared_lock import SharedLock
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.serving.scorer import Scorer
-from model_zoo.QIN.serving.shared_lock import SharedLock
+from tests.QIN.test_model import ITEM_FEATURES, ITEMS, ROW_FEATURES
 from tests.serving.made import FEATURES, make_model, make_scorer, probability
-from tests.test_model import ITEM_FEATURES, ITEMS, ROW_FEATURES
 
 USER = [3, 8, 5, 9]
 CONTEXT = {"level": 1, "hour": 2}
@@ -318,6 +318,6 @@ def test_rows_are_scored_while_the_model_is_saved(
         score.join(60)
 
     before = scorer.score(USER, [3], CONTEXT)
-    monkeypatch.setattr("model_zoo.QIN.serving.scorer.save_folded", slow)
+    monkeypatch.setattr("model_zoo.core.serving.scorer.save_folded", slow)
     scorer.save(tmp_path / "a.folded")
     assert torch.equal(scores[0], before)

@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from model_zoo.QIN.serving.file import FoldedFile, save_folded
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.ids import Ids
+from model_zoo.core.serving.file import FoldedFile, save_folded
+from model_zoo.core.serving.ids import Ids
+from model_zoo.QIN.fold import fold
 from tests.conftest import ROOT
-from tests.test_model import ITEMS, build
+from tests.QIN.test_model import ITEMS, build
 
 SCORE = f"""
 import resource, sys, torch
-from model_zoo.QIN.serving.scorer import Scorer
+from model_zoo.core.serving.scorer import Scorer
 
 torch.set_num_threads(1)
 scorer = Scorer.load(sys.argv[1])

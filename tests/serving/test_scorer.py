@@ -13,14 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_zoo.QIN.errors import InputError
+from model_zoo.core.errors import InputError
+from model_zoo.core.serving import scorer as scorer_module
+from model_zoo.core.serving.calibration import Calibration
+from model_zoo.core.serving.file import FoldedFile
+from model_zoo.core.serving.ids import Ids
+from model_zoo.core.serving.scorer import Explained, Scorer
+from model_zoo.QIN.fold import fold
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.serving import scorer as scorer_module
-from model_zoo.QIN.serving.calibration import Calibration
-from model_zoo.QIN.serving.file import FoldedFile
-from model_zoo.QIN.serving.fold import fold
-from model_zoo.QIN.serving.ids import Ids
-from model_zoo.QIN.serving.scorer import Explained, Scorer
+from tests.QIN.test_model import ITEMS
 from tests.serving.made import (
     FEATURES,
     context_of,
@@ -30,7 +31,6 @@ from tests.serving.made import (
     one_user,
     probability,
 )
-from tests.test_model import ITEMS
 
 CONTEXT: dict[str, Any] = {
     "level": 1,

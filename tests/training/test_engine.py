@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.experiment import run_experiment
+from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.errors import InputError
+from model_zoo.core.training.optimizer import L2Penalty, build_optimizer, clip_gradients
 from model_zoo.QIN.layers import QuadraticNeuralNetwork
 from model_zoo.QIN.model import QIN
-from model_zoo.QIN.training.optimizer import L2Penalty, build_optimizer, clip_gradients
-from tests.test_model import build, packed, padded_batch, prepare_training
+from tests.QIN.test_model import build, packed, padded_batch, prepare_training
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_bar_shows_rows_and_loss_in_a_terminal(
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "mininterval": 0.0, "ncols": 120})
 
-    monkeypatch.setattr("model_zoo.QIN.training.engine.tqdm", Eager)
+    monkeypatch.setattr("model_zoo.core.training.engine.tqdm", Eager)
     for terminal, verbose in ((True, 1), (True, 0), (False, 1)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
         run_experiment("config", "QIN_test", overrides=["batch_size=100", f"verbose={verbose}"])

@@ -9,7 +9,7 @@ import resource
 import pytest
 import torch
 
-from model_zoo.QIN.training.memory import keep_freed_memory
+from model_zoo.core.training.memory import keep_freed_memory
 
 
 def new_pages(steps: int = 20) -> int:

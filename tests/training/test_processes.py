@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import torch
 
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.experiment import run_experiment
+from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.errors import InputError
 from tests.conftest import ROOT
 from tests.data.test_loader import load
 

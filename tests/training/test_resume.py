@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import run_expid
-from model_zoo.QIN.errors import InputError
-from model_zoo.QIN.experiment import run_experiment
-from model_zoo.QIN.training import state as training_state
-from model_zoo.QIN.training.state import load_state, previous, save_state
+from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.errors import InputError
+from model_zoo.core.training import state as training_state
+from model_zoo.core.training.state import load_state, previous, save_state
 
 # A state after every step, three evaluations an epoch, an incomplete last group.
 SETTINGS = [
@@ -218,7 +218,7 @@ def test_a_full_disk_does_not_end_the_training(
     def disk_full(path: Path, state: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model_zoo.QIN.training.engine.save_state", disk_full)
+    monkeypatch.setattr("model_zoo.core.training.engine.save_state", disk_full)
     run_experiment("config", "QIN_test", overrides=SETTINGS)
     log = MODEL.with_suffix(".log").read_text()
     assert "QIN_test.state: state not saved: No space left on device" in log

@@ -1,1 +1,0 @@
-"""Files to checked tensors: from here on an item is an integer."""

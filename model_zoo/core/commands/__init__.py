@@ -1,0 +1,1 @@
+"""What each command does, step by step; knows YAML, paths and logging."""

@@ -1,0 +1,327 @@
+"""From YAML files and ``--set`` to checked settings: every mistake is reported, none ignored."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+import yaml
+from fuxictr.utils import load_dataset_config, load_model_config
+
+from model_zoo import get_model
+from model_zoo.core.data.spec import DatasetSpec, Pooling, Spec, one_entry_per_column
+from model_zoo.core.errors import InputError
+from model_zoo.core.training.metrics import GROUP_METRICS, ROW_METRICS, is_group_metric
+
+
+class FeatureOverride(Spec):
+    """An entry of FuxiCTR's ``feature_specs``: another embedding for this experiment."""
+
+    name: str | list[str]
+    embedding_dim: int | None = pydantic.Field(None, ge=1)
+    feature_encoder: Pooling | None = None
+
+
+class RunSpec(Spec):
+    """Settings of an experiment that are not the model's own constructor arguments."""
+
+    model: str
+    model_id: str
+    dataset_id: str
+    model_root: str = "./checkpoints/"
+    seed: int = 2025
+    verbose: Literal[0, 1] = 1
+    debug_mode: bool = False  # FuxiCTR's autotuner reads it
+    # data
+    batch_size: int = pydantic.Field(ge=1)
+    max_len: int = pydantic.Field(64, ge=1)
+    shuffle: bool = True
+    buffer_size: int = pydantic.Field(262_144, ge=1)
+    data_on_device: bool | Literal["auto"] = "auto"
+    group_id: str | None = None
+    use_features: list[str] | None = None
+    feature_specs: list[FeatureOverride] | None = None
+    # training
+    task: Literal["binary_classification"] = "binary_classification"
+    optimizer: str = "adam"
+    loss: Literal["binary_crossentropy", "binary_cross_entropy", "bce"] = "binary_crossentropy"
+    epochs: int = pydantic.Field(ge=1)
+    metrics: list[str] = pydantic.Field(["AUC", "logloss"], min_length=1)
+    monitor: str | dict[str, float] = "AUC"
+    monitor_mode: Literal["max", "min"] = "max"
+    early_stop_patience: int = pydantic.Field(2, ge=1)
+    eval_steps: int | None = pydantic.Field(None, ge=1)
+    save_best_only: bool = True
+    reduce_lr_on_plateau: bool = True
+    max_gradient_norm: float = pydantic.Field(10.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment.
+
+    Attributes:
+        dataset: The data set.
+        run: The run's settings, with the model's own hyper-parameters as further fields;
+            ``model_id`` is the experiment id.
+    """
+
+    dataset: DatasetSpec
+    run: RunSpec
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Everything as FuxiCTR's flat dictionary of keyword arguments."""
+        dataset = self.dataset.model_dump(exclude_none=True)
+        return {**dataset, **self.run.model_dump(exclude_none=True)}
+
+
+def load_experiment(
+    config_dir: str | Path, expid: str, overrides: Sequence[str] = ()
+) -> Experiment:
+    """Read an experiment and its data set, and check every key and value.
+
+    Args:
+        config_dir: Folder with ``model_config.yaml`` and ``dataset_config.yaml``, or folders
+            ``model_config/`` and ``dataset_config/`` of such files.
+        expid: Experiment id.
+        overrides: ``key=value`` strings; the value is read as YAML.
+
+    Raises:
+        InputError: With every mistake found.
+    """
+    experiments = _sections(config_dir, "model_config")
+    datasets = _sections(config_dir, "dataset_config")
+    _require(expid, experiments, "experiment", config_dir)
+    # FuxiCTR merges ``Base`` and the experiment; the files have passed safe_load above.
+    model_params = load_model_config(str(config_dir), expid)
+    dataset_keys = set(DatasetSpec.model_fields) - {"dataset_id"}
+    changes = parse_overrides(overrides)
+    model_params |= {key: value for key, value in changes.items() if key not in dataset_keys}
+    if "dataset_id" not in model_params:
+        raise InputError(f"experiment '{expid}' names no dataset_id")
+    dataset_id = model_params["dataset_id"]
+    _require(dataset_id, datasets, "data set", config_dir)
+    dataset_params = load_dataset_config(str(config_dir), dataset_id)
+    dataset_params |= {key: value for key, value in changes.items() if key in dataset_keys}
+
+    known = {*RunSpec.model_fields, *dataset_keys}
+    try:
+        model_class = get_model(str(model_params.get("model")))
+    except ValueError as error:
+        raise InputError(f"experiment '{expid}': {error}") from None
+    constructor = constructor_arguments(model_class)
+    known |= set(constructor)
+    spec = pydantic.create_model("ExperimentSpec", __base__=RunSpec, **constructor)
+    problems: list[str] = []
+    run = _validate(spec, model_params, f"experiment '{expid}'", known, problems)
+    dataset = _validate(DatasetSpec, dataset_params, f"data set '{dataset_id}'", known, problems)
+    if run is not None and dataset is not None:
+        problems += _cross_check(run, dataset)
+    if problems or run is None or dataset is None:
+        raise InputError(problems)
+    return Experiment(dataset=dataset, run=run)
+
+
+def load_dataset(
+    config_dir: str | Path, dataset_id: str, overrides: Sequence[str] = ()
+) -> DatasetSpec:
+    """Read and check one data set of ``dataset_config.yaml``.
+
+    Raises:
+        InputError: With every mistake found.
+    """
+    _require(dataset_id, _sections(config_dir, "dataset_config"), "data set", config_dir)
+    values = load_dataset_config(str(config_dir), dataset_id) | parse_overrides(overrides)
+    problems: list[str] = []
+    known = set(DatasetSpec.model_fields)
+    dataset = _validate(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
+    if problems:
+        raise InputError(problems)
+    checked: DatasetSpec = dataset
+    return checked
+
+
+def constructor_arguments(model_class: type) -> dict[str, Any]:
+    """Name -> (type, default) of a model's own hyper-parameters, from its signature.
+
+    ``feature_map`` and keyword-only arguments are handed over by the program, the column
+    names come from the data set, ``model_id`` and ``gpu`` from the command line.
+    """
+    constructor = vars(model_class)["__init__"]
+    hints = typing.get_type_hints(constructor, include_extras=True)
+    elsewhere = {"self", "feature_map", "gpu", *RunSpec.model_fields, *DatasetSpec.model_fields}
+    return {
+        name: (hints.get(name, Any), _default(parameter))
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name not in elsewhere
+    }
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return ... if parameter.default is parameter.empty else parameter.default
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["epochs=3", "batch_norm=False"]`` -> ``{"epochs": 3, "batch_norm": False}``."""
+    changes = {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {override}: expected key=value")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--set {override}: the value is not YAML") from None
+    return changes
+
+
+def suggestion(name: str, known: Sequence[str] | set[str]) -> str:
+    nearest = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping.
+
+    Raises:
+        InputError: If it is missing, is no YAML (with line and column), or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping at the top level")
+    return content
+
+
+def _sections(config_dir: str | Path, kind: str) -> dict[str, Any]:
+    """Entries of all YAML files of a kind, which must be mappings."""
+    folder = Path(config_dir)
+    single = folder / f"{kind}.yaml"
+    files = [single] if single.is_file() else sorted(folder.glob(f"{kind}/*.yaml"))
+    if not files:
+        raise InputError(f"{config_dir}: no {kind}.yaml and no folder {kind}/ of YAML files")
+    sections: dict[str, Any] = {}
+    for file in files:
+        for name, section in read_yaml(file).items():
+            if not isinstance(section, dict):
+                raise InputError(f"{file}: {name}: expected a mapping, found {section!r}")
+            sections[str(name)] = section
+    return sections
+
+
+def _require(name: str, sections: Mapping[str, Any], what: str, config_dir: str | Path) -> None:
+    known = sorted(set(sections) - {"Base"})
+    if name not in known:
+        raise InputError(
+            f"{what} '{name}' is not in {config_dir}{suggestion(str(name), known)}; "
+            f"known: {', '.join(known)}"
+        )
+
+
+def _validate(
+    spec: type[Spec], values: dict[str, Any], where: str, known: set[str], problems: list[str]
+) -> Any:
+    """The checked values, or ``None`` after adding to ``problems``."""
+    try:
+        return spec(**values)
+    except pydantic.ValidationError as error:
+        problems += _messages(error, where, values, known)
+        return None
+
+
+def _messages(
+    error: pydantic.ValidationError, where: str, values: Mapping[str, Any], known: set[str]
+) -> list[str]:
+    """One message for each wrong key; the members of a union type are told together."""
+    texts: dict[str, list[str]] = {}
+    hints: dict[str, str] = {}
+    for item in error.errors():
+        key = _key(item["loc"], values)
+        text, hint = item["msg"].removeprefix("Value error, "), ""
+        if item["type"] == "extra_forbidden":
+            text = f"unknown key{suggestion(str(item['loc'][-1]), known)}"
+        elif item["type"] == "missing":
+            text = "this key is missing"
+        elif item["type"] != "value_error":
+            hint = f", found {item['input']!r}{_number_hint(item['input'])}"
+        texts.setdefault(key, []).append(text)
+        hints[key] = hint
+    return [f"{where}: {key}: {' or '.join(texts[key])}{hints[key]}" for key in texts]
+
+
+def _key(location: tuple[int | str, ...], values: Mapping[str, Any]) -> str:
+    """``batch_size``, or ``feature_cols[item_tags].vocab_size`` for an entry of a list."""
+    if not location:
+        return "settings"
+    key = str(location[0])
+    if len(location) > 1 and isinstance(location[1], int):
+        entry = one_entry_per_column(values[key])[location[1]]
+        name = entry.get("name", location[1]) if isinstance(entry, dict) else location[1]
+        key += f"[{name}]" + "".join(f".{part}" for part in location[2:3])
+    return key
+
+
+def _number_hint(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return f" (YAML reads {value} as text; write {number!r})"
+
+
+def _cross_check(run: RunSpec, dataset: DatasetSpec) -> list[str]:
+    """Rules that tie one setting to another, or to FuxiCTR."""
+    where = f"experiment '{run.model_id}'"
+    problems = []
+    monitored = [run.monitor] if isinstance(run.monitor, str) else list(run.monitor)
+    used = list(dict.fromkeys([*run.metrics, *monitored]))
+    for metric in used:
+        if metric not in ROW_METRICS and not is_group_metric(metric):
+            known_metrics = (*ROW_METRICS, *GROUP_METRICS, "NDCG(k=5)")
+            problems.append(
+                f"{where}: metric '{metric}' is unknown{suggestion(metric, known_metrics)}; "
+                f"known: {', '.join(known_metrics)}"
+            )
+    by_group = [metric for metric in used if is_group_metric(metric)]
+    if by_group and run.group_id is None:
+        problems.append(f"{where}: {', '.join(by_group)} need a group_id, for example user_id")
+    expected_mode = "min" if run.monitor == "logloss" else "max"
+    if isinstance(run.monitor, str) and run.monitor_mode != expected_mode:
+        problems.append(
+            f"{where}: monitor {run.monitor} improves towards {expected_mode}, "
+            f"but monitor_mode is {run.monitor_mode}"
+        )
+    optimizers = {n for n, c in vars(torch.optim).items() if isinstance(c, type)}
+    if run.optimizer.lower() != "adam" and run.optimizer not in optimizers:
+        problems.append(
+            f"{where}: optimizer '{run.optimizer}' is not in torch.optim"
+            f"{suggestion(run.optimizer, optimizers)}"
+        )
+    columns = {column.name for column in dataset.feature_cols if column.active}
+    features = {f.name for of in (True, False) for f in dataset.features(of_items=of)}
+    names = [("group_id", run.group_id, columns)] if run.group_id is not None else []
+    names += [("use_features", name, features) for name in run.use_features or []]
+    for override in run.feature_specs or []:
+        listed = override.name if isinstance(override.name, list) else [override.name]
+        names += [("feature_specs", name, features) for name in listed]
+    problems += [
+        f"{where}: {key}: '{name}' is no active column of {dataset.dataset_id}"
+        f"{suggestion(name, known)}"
+        for key, name, known in names
+        if name not in known
+    ]
+    return problems

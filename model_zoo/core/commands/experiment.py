@@ -1,0 +1,284 @@
+"""What ``run_expid.py`` does, step by step: from an experiment id to metrics and a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.preprocess import FeatureProcessor, build_dataset
+from fuxictr.pytorch.dataloaders import RankDataLoader
+from fuxictr.pytorch.torch_utils import get_device, seed_everything
+from fuxictr.utils import print_to_json, print_to_list, set_logger
+from sklearn.metrics import roc_auc_score
+
+from model_zoo import get_model
+from model_zoo.core.commands.config import Experiment, load_experiment
+from model_zoo.core.commands.curve import draw_training_curve
+from model_zoo.core.commands.reliability import report_calibration
+from model_zoo.core.data.encode import encode_dataset
+from model_zoo.core.data.item_table import load_item_table
+from model_zoo.core.data.loader import make_loader
+from model_zoo.core.data.schema import SPLITS, SplitSummary, check_dataset
+from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.errors import InputError
+from model_zoo.core.prepare.demo import generate_demo
+from model_zoo.core.serving.calibration import Kind
+from model_zoo.core.training.processes import is_main, joined, rank, wait_for_all, world_size
+from model_zoo.core.training.state import load_state
+
+
+def run_experiment(
+    config_dir: str,
+    expid: str,
+    gpu: int = -1,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    calibrate: Kind | None = None,
+) -> dict[str, Mapping[str, float]]:
+    """Train an experiment and evaluate its best checkpoint.
+
+    Writes, under ``model_root/dataset_id``, the log, the best checkpoint, the training's last
+    two states, its history, its curve and the reliability curve, and appends FuxiCTR's result
+    line to ``<name of config_dir>.csv``.
+
+    Args:
+        config_dir: Folder with the YAML files.
+        expid: Experiment id.
+        gpu: CUDA device, -1 for CPU.
+        overrides: ``key=value`` strings that replace settings.
+        resume: Go on from the last saved state, if there is one.
+        calibrate: Fit a calibration map on the validation set; it is stored in
+            ``<expid>.folded`` with the folded model.
+
+    Started by torchrun, each process computes its share of every batch, and the main one writes.
+
+    Returns:
+        Metrics by split: ``valid``, and ``test`` if it is labelled.
+
+    Raises:
+        InputError: If a setting, a file or a value in a file is wrong, the training
+            diverges, or the state to resume from is unreadable or of other settings.
+        Interrupted: If a signal ended the training; its state is saved.
+    """
+    experiment = load_experiment(config_dir, expid, overrides)
+    with joined(gpu) as device:
+        return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
+
+
+def _run(
+    config_dir: Path,
+    experiment: Experiment,
+    gpu: int,
+    *,
+    resume: bool,
+    calibrate: Kind | None,
+) -> dict[str, Mapping[str, float]]:
+    """The steps of :func:`run_experiment`, in each of its processes."""
+    expid = experiment.run.model_id
+    folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
+    if is_main():
+        require_writable(folder)
+        prepare_dataset(experiment)  # the others then find it ready
+    wait_for_all()
+    configured = experiment.dataset
+    experiment, splits = prepare_dataset(experiment)
+    params = experiment.params
+    settings = {**params, "processes": world_size()}
+
+    state = load_state(folder / f"{expid}.state", settings) if resume else None
+    start_log(params, keep=state is not None)
+    logging.info("Params: " + print_to_json(params))
+    report_device(gpu)
+    seed_everything(params["seed"])
+    feature_map = build_feature_map(params)
+    loaders = {
+        "dataset": experiment.dataset,
+        "data_loader": make_loader,
+        "device": get_device(gpu),
+        "share": (rank(), world_size()),
+    }
+    train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
+    _require_an_evaluation(params, len(train))
+    model = build_model(experiment, feature_map, gpu)
+    model.count_parameters()
+    if resume and state is None:
+        logging.info("No saved state to resume from: starting from the beginning")
+    model.keep_states(settings, state)
+    torch.manual_seed(params["seed"] + rank())  # dropout of its own in each process
+    with model.stopping_on_signals():
+        model.fit(train, validation_data=valid, **params)
+
+    logging.info("****** Validation evaluation ******")
+    results = {"valid": model.evaluate(valid)}
+    if experiment.dataset.oracle and "AUC" in results["valid"]:
+        logging.info(compare_with_oracle(experiment.dataset, results["valid"]["AUC"]))
+    if "test" in splits and splits["test"].labelled:
+        logging.info("****** Test evaluation ******")
+        test = RankDataLoader(feature_map, stage="test", **params, **loaders)
+        results["test"] = model.evaluate(test)
+    if is_main():
+        draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
+        _append_result_line(config_dir, experiment, results)
+        picture = folder / f"{expid}.calibration.png"
+        report_calibration(model, configured, experiment, picture, calibrate=calibrate)
+    return results
+
+
+def start_log(params: Mapping[str, Any], *, keep: bool) -> None:
+    """FuxiCTR's log file, which it empties; ``keep`` what a resumed training wrote before.
+
+    Of several processes the main one writes it; the others only warn on the console.
+    """
+    if not is_main():
+        logging.basicConfig(level=logging.WARNING, force=True)
+        return
+    path = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.log"
+    before = path.read_text(encoding="utf-8") if keep and path.is_file() else ""
+    set_logger(params)
+    if before:
+        path.write_text(before, encoding="utf-8")
+        # FuxiCTR's handler still writes at the beginning; let it write at the end.
+        handler = next(h for h in logging.root.handlers if isinstance(h, logging.FileHandler))
+        handler.stream.seek(0, os.SEEK_END)
+
+
+def require_writable(folder: Path) -> None:
+    """Fail before the work rather than after it.
+
+    Raises:
+        InputError: If a file cannot be created in the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
+
+
+def prepare_dataset(
+    experiment: Experiment, *, splits: tuple[str, ...] = SPLITS
+) -> tuple[Experiment, dict[str, SplitSummary]]:
+    """Generate a demo data set that is not there yet, check the files, encode raw ones.
+
+    Args:
+        experiment: The experiment as configured.
+        splits: The splits that are needed.
+
+    Returns:
+        The experiment on integer data, and a summary of each split.
+
+    Raises:
+        InputError: If a file is missing or wrong.
+    """
+    generate_if_missing(experiment.dataset)
+    summaries = check_dataset(experiment.dataset, splits=splits)
+    if experiment.dataset.rebuild_dataset:
+        require_writable(Path(experiment.dataset.data_root) / experiment.dataset.dataset_id)
+        encoded = encode_dataset(experiment.dataset)
+        experiment = replace(experiment, dataset=encoded)
+    return experiment, summaries
+
+
+def generate_if_missing(dataset: DatasetSpec) -> None:
+    """Write the demo data set's files, if this is one and they are not there."""
+    if dataset.demo is None or Path(dataset.train_data).is_file():
+        return
+    folder = Path(dataset.train_data).parent
+    require_writable(folder)
+    print(f"Generating {dataset.dataset_id} in {folder}", flush=True)
+    generate_demo(folder, **dataset.demo.model_dump(exclude_none=True))
+
+
+def build_feature_map(params: Mapping[str, Any]) -> FeatureMap:
+    """FuxiCTR's feature map for data that is encoded already.
+
+    FuxiCTR's processor leaves its map, a pickle and the vocabularies in ``data_root``. They
+    go to a temporary folder: the data may be read-only, and a map left by an earlier
+    configuration would be taken for the present one.
+    """
+    with tempfile.TemporaryDirectory() as data_root:
+        settings = {**params, "data_root": data_root}
+        build_dataset(FeatureProcessor(**settings), **settings)
+        folder = os.path.join(data_root, params["dataset_id"])
+        feature_map = FeatureMap(params["dataset_id"], folder)
+        feature_map.load(os.path.join(folder, "feature_map.json"), dict(params))
+    return feature_map
+
+
+def build_model(experiment: Experiment, feature_map: FeatureMap, gpu: int) -> Any:
+    """The experiment's model, with its item table, on its device.
+
+    Raises:
+        InputError: If the model refuses a hyper-parameter.
+    """
+    features = [
+        feature
+        for feature in experiment.dataset.features(of_items=True)
+        if feature.name in feature_map.features
+    ]
+    model_class = get_model(experiment.run.model)
+    table = load_item_table(experiment.dataset.item_info, features)
+    try:
+        return model_class(feature_map, gpu=gpu, item_table=table, **experiment.params)
+    except ValueError as error:
+        raise InputError(f"experiment '{experiment.run.model_id}': {error}") from None
+
+
+def report_device(gpu: int) -> None:
+    """Say once where the model runs when that is not where it was asked to.
+
+    Raises:
+        InputError: If CUDA is there, but not that device.
+    """
+    if gpu < 0:
+        return
+    if not torch.cuda.is_available():
+        logging.info("CUDA is not available: --gpu %d runs on the CPU", gpu)
+    elif gpu >= torch.cuda.device_count():
+        raise InputError(f"--gpu {gpu}: expected 0..{torch.cuda.device_count() - 1}, or -1")
+
+
+def compare_with_oracle(dataset: DatasetSpec, auc: float) -> str:
+    """The valid AUC beside the best that any model can reach on generated data."""
+    oracle = pl.read_parquet(dataset.oracle).filter(pl.col("split") == "valid")
+    best = float(roc_auc_score(oracle["label"], oracle["probability"]))
+    share = (auc - 0.5) / (best - 0.5)
+    return (
+        f"[Oracle] valid AUC {auc:.6f}, best reachable {best:.6f}: {share:.1%} of the way from 0.5"
+    )
+
+
+def _require_an_evaluation(params: Mapping[str, Any], steps_per_epoch: int) -> None:
+    steps = steps_per_epoch * params["epochs"]
+    if params.get("eval_steps", 0) > steps:
+        raise InputError(
+            f"eval_steps is {params['eval_steps']}, but the training has {steps} steps: "
+            "it would end without an evaluation or a checkpoint"
+        )
+
+
+def _append_result_line(
+    config_dir: Path, experiment: Experiment, results: Mapping[str, Mapping[str, float]]
+) -> None:
+    """FuxiCTR's line in ``<config>.csv``."""
+    line = (
+        f" {datetime.now():%Y%m%d-%H%M%S},[command] python {shlex.join(sys.argv)},"
+        f"[exp_id] {experiment.run.model_id},[dataset_id] {experiment.dataset.dataset_id},"
+        f"[train] N.A.,[val] {print_to_list(results['valid'])},"
+        f"[test] {print_to_list(results.get('test', {}))}\n"
+    )
+    with open(f"{config_dir.resolve().name}.csv", "a", encoding="utf-8") as file:
+        file.write(line)

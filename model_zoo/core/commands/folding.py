@@ -1,0 +1,70 @@
+"""A trained model becomes a folded file's content: the model and the ids of its data set."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from model_zoo.core.commands.config import Experiment
+from model_zoo.core.data.encode import read_vocabularies
+from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.serving.file import FoldedFile
+from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
+from model_zoo.QIN.fold import fold
+
+
+def folded_path(experiment: Experiment) -> Path:
+    """``<model_root>/<dataset_id>/<expid>.folded``."""
+    return (
+        Path(experiment.run.model_root)
+        / experiment.dataset.dataset_id
+        / f"{experiment.run.model_id}.folded"
+    )
+
+
+def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: Any) -> FoldedFile:
+    """Fold a trained model together with the ids of its data set.
+
+    Args:
+        model: The model, with the weights of its checkpoint.
+        raw: The data set as configured.
+        encoded: The experiment on integer data.
+        **settings: As :func:`fold`.
+    """
+    folded = fold(model, **settings)
+    ids = Ids(item_col=raw.item_col)
+    if raw.rebuild_dataset:
+        ids = _raw_ids(raw, folded.num_items)
+        if ids.unknown is not None:
+            # An item that no vocabulary has: its id is out of vocabulary, the rest is missing.
+            oov = torch.tensor([ids.vocabularies[raw.item_col][OUT_OF_VOCABULARY]])
+            zeros = folded.vectors.new_zeros(1, folded.dim)
+            unknown = folded.encode({raw.item_col: oov}, zeros)
+            for name, table in folded.grown(ids.unknown + 1).items():
+                folded.register_buffer(name, table)
+            folded.write_items(torch.tensor([ids.unknown]), unknown)
+            folded.num_items = ids.unknown + 1
+    digest = hashlib.sha256(Path(model.checkpoint).read_bytes()).hexdigest()
+    return FoldedFile(folded, ids, encoded.run.max_len, checkpoint=digest)
+
+
+def _raw_ids(dataset: DatasetSpec, num_items: int) -> Ids:
+    features = [f for of_items in (True, False) for f in dataset.features(of_items=of_items)]
+    names = {feature.name for feature in features}  # others, such as users, are for metrics
+    vocabularies = {
+        name: dict(zip(pairs["tokens"], pairs["ids"], strict=True))
+        for name, pairs in read_vocabularies(dataset).items()
+        if name in names
+    }
+    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
+    return Ids(
+        item_col=dataset.item_col,
+        rows={key: row for row, key in enumerate(keys, start=1)},
+        unknown=num_items if dataset.item_col in vocabularies else None,
+        vocabularies=vocabularies,
+        max_lens={f.name: f.max_len for f in features if f.type == "sequence" and f.max_len},
+    )

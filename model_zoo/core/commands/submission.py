@@ -1,0 +1,286 @@
+"""What ``prediction.py`` does: score the test split for the leaderboard, or any file."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from fuxictr.pytorch.torch_utils import get_device
+
+from model_zoo.core.commands.config import Experiment, load_experiment
+from model_zoo.core.commands.experiment import (
+    build_feature_map,
+    build_model,
+    prepare_dataset,
+    report_device,
+    require_writable,
+)
+from model_zoo.core.commands.folding import fold_model, folded_path
+from model_zoo.core.commands.scoring import Scored, open_rows, score_rows
+from model_zoo.core.data.block import LENGTH_SUFFIX
+from model_zoo.core.data.csv_rows import csv_to_parquet
+from model_zoo.core.data.encode import encode_file
+from model_zoo.core.data.schema import check_dataset
+from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.errors import InputError
+from model_zoo.core.files import write_aside
+from model_zoo.core.serving.file import FoldedFile, load_folded
+
+TASKS = ("Task1", "Task2", "Task1&2")
+FORMATS = (".parquet", ".csv")
+SEPARATOR = " "  # between the items of a list, in csv
+
+
+def write_submission(
+    config_dir: str,
+    expid: str,
+    gpu: int = -1,
+    overrides: Sequence[str] = (),
+    *,
+    task: str = "Task2",
+    folder: str | Path = "submission",
+    calibrated: bool = False,
+) -> Path:
+    """Score the test split with the experiment's checkpoint, folded.
+
+    Args:
+        config_dir: Folder with the YAML files.
+        expid: Experiment id.
+        gpu: CUDA device, -1 for CPU.
+        overrides: ``key=value`` strings that replace settings.
+        task: Name of the probability column.
+        folder: Where the zip goes.
+        calibrated: Apply the calibration map that ``run_expid.py --calibrate`` fitted.
+
+    Returns:
+        Path of ``<folder>/<expid>.zip``.
+
+    Raises:
+        InputError: If a setting, a file or the checkpoint is wrong, or a score is no
+            probability.
+    """
+    _log_to_console()
+    raw = load_experiment(config_dir, expid, overrides)
+    if raw.dataset.test_data is None:
+        raise InputError(f"data set '{raw.dataset.dataset_id}' has no test_data")
+    path = Path(folder) / f"{expid}.zip"
+    require_writable(path.parent)
+    encoded, _ = prepare_dataset(raw, splits=("test",))
+    file = _folded(raw.dataset, encoded, gpu, calibrated=calibrated)
+    test = open_rows(encoded, build_feature_map(encoded.params), str(encoded.dataset.test_data))
+    scored = score_rows(file.folded, test, encoded.dataset, progress=encoded.run.verbose > 0)
+    write_zip(path, (_probability(file, rows, calibrated) for rows in scored), task)
+    logging.info("Wrote %s: %d rows, column %s", path, test.num_samples, task)
+    return path
+
+
+def score_file(
+    config_dir: str,
+    expid: str,
+    gpu: int = -1,
+    overrides: Sequence[str] = (),
+    *,
+    source: str | Path,
+    target: str | Path,
+    calibrated: bool = False,
+    explain: bool = False,
+) -> Path:
+    """Score any file with the data set's columns; neither a label nor user ids are needed.
+
+    Args:
+        config_dir: Folder with the YAML files.
+        expid: Experiment id.
+        gpu: CUDA device, -1 for CPU.
+        overrides: ``key=value`` strings that replace settings.
+        source: Parquet or csv file of rows.
+        target: Parquet or csv file to write: ``ID`` (the row, from 0), ``probability``, and
+            with ``explain`` the lists ``history`` and ``attention``: the items that the model
+            saw and their weights.
+        calibrated: Apply the calibration map that ``run_expid.py --calibrate`` fitted.
+        explain: Write the attention weights too.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        InputError: If a setting, the file or the checkpoint is wrong.
+    """
+    _log_to_console()
+    source, target = Path(source), Path(target)
+    problems = [
+        f"{path}: expected a file named *.parquet or *.csv"
+        for path in (source, target)
+        if path.suffix not in FORMATS
+    ]
+    if problems:
+        raise InputError(problems)
+    require_writable(target.parent)
+    raw = load_experiment(config_dir, expid, overrides)
+    encoded, _ = prepare_dataset(raw, splits=())
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _as_encoded(raw.dataset, source, Path(folder))
+        file = _folded(raw.dataset, encoded, gpu, calibrated=calibrated)
+        loader = open_rows(encoded, build_feature_map(encoded.params), rows)
+        scored = score_rows(file.folded, loader, encoded.dataset, progress=encoded.run.verbose > 0)
+        keys = _keys(file) if explain else None
+        tables = _tables(file, scored, encoded.dataset, keys, calibrated=calibrated)
+        write_tables(target, tables)
+    logging.info("Wrote %s: %d rows", target, loader.num_samples)
+    return target
+
+
+def write_zip(path: Path, pieces: Iterable[npt.NDArray[np.float64]], task: str) -> None:
+    """Write ``prediction.csv`` (columns ID and ``task``) into a zip.
+
+    Args:
+        path: The zip to write.
+        pieces: Click probabilities in file order, piece by piece.
+        task: Name of the second column.
+
+    Raises:
+        InputError: If a value is not finite or not in [0, 1]; nothing is written then.
+    """
+    with (
+        write_aside(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("prediction.csv", "w", force_zip64=True) as file,
+    ):
+        start = 0
+        for probability in pieces:
+            wrong = np.flatnonzero(~((probability >= 0) & (probability <= 1)))  # NaN is neither
+            if wrong.size:
+                raise InputError(
+                    f"{path}: row {start + wrong[0]}: score {probability[wrong[0]]}, expected a "
+                    f"probability in 0..1 ({wrong.size} such rows); nothing was written"
+                )
+            ids = np.arange(start, start + len(probability))
+            frame = pl.DataFrame({"ID": ids, task: probability})
+            frame.write_csv(file, include_header=start == 0)
+            start += len(probability)
+
+
+def write_tables(path: Path, tables: Iterable[pl.DataFrame]) -> None:
+    """Write tables of the same columns one below the other, as parquet or csv."""
+    with write_aside(path) as partial, ExitStack() as stack:
+        writer: Any = None
+        for table in tables:
+            if path.suffix == ".csv":
+                lists = [name for name, kind in table.schema.items() if kind == pl.List]
+                flat = table.with_columns(
+                    pl.col(name).list.eval(pl.element().cast(pl.String)).list.join(SEPARATOR)
+                    for name in lists
+                )
+                first = writer is None
+                writer = writer or stack.enter_context(partial.open("wb"))
+                flat.write_csv(writer, include_header=first)
+            else:
+                arrow = table.to_arrow()
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(partial, arrow.schema))
+                writer.write_table(arrow)
+
+
+def _log_to_console() -> None:
+    # A log file is the training's; this goes to the console only.
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+
+
+def _folded(raw: DatasetSpec, encoded: Experiment, gpu: int, *, calibrated: bool) -> FoldedFile:
+    """The experiment's checkpoint, folded, on its device."""
+    report_device(gpu)
+    model = build_model(encoded, build_feature_map(encoded.params), gpu=-1)
+    model.load_weights(model.checkpoint)
+    file = fold_model(model, raw, encoded)
+    if calibrated:
+        stored = load_folded(folded_path(encoded))
+        if stored.checkpoint != file.checkpoint or stored.calibration is None:
+            raise InputError(
+                f"{folded_path(encoded)}: no calibration map of the checkpoint "
+                f"{model.checkpoint}; fit one with run_expid.py --calibrate"
+            )
+        file.calibration = stored.calibration
+    file.folded = file.folded.to(get_device(gpu))
+    return file
+
+
+def _probability(file: FoldedFile, rows: Scored, calibrated: bool) -> npt.NDArray[np.float64]:
+    use_map = calibrated and file.calibration is not None
+    probability = file.calibration(rows.logit) if use_map else torch.sigmoid(rows.logit)  # type: ignore[misc]
+    result: npt.NDArray[np.float64] = probability.double().cpu().numpy()
+    return result
+
+
+def _as_encoded(raw: DatasetSpec, source: Path, folder: Path) -> Path:
+    """A checked file on integer data; what has to be made for it goes into ``folder``."""
+    # Scoring needs no columns but the model's inputs.
+    columns = [
+        column.model_copy(update={"active": False}) if column in raw.meta_columns() else column
+        for column in raw.feature_cols
+    ]
+    dataset = raw.model_copy(update={"feature_cols": columns, "test_data": str(source)})
+    if source.suffix == ".csv":
+        rows = folder / "rows.parquet"
+        csv_to_parquet(source, rows, dataset)
+        dataset = dataset.model_copy(update={"test_data": str(rows)})
+    try:
+        check_dataset(dataset, splits=("test",))
+    except InputError as error:
+        # A message about rows of a csv file names that file.
+        raise InputError(
+            [text.replace(str(dataset.test_data), str(source)) for text in error.problems]
+        ) from None
+    if not raw.rebuild_dataset:
+        return Path(str(dataset.test_data))
+    encode_file(dataset, Path(str(dataset.test_data)), folder / "encoded.parquet")
+    return folder / "encoded.parquet"
+
+
+def _keys(file: FoldedFile) -> pl.Series:
+    """The data set's id of each row of the item tables."""
+    if file.ids.rows is None:
+        return pl.Series(range(file.folded.num_items))
+    return pl.Series([None, *file.ids.rows])
+
+
+def _tables(
+    file: FoldedFile,
+    scored: Iterable[Scored],
+    dataset: DatasetSpec,
+    keys: pl.Series | None,
+    *,
+    calibrated: bool,
+) -> Iterator[pl.DataFrame]:
+    start = 0
+    for rows in scored:
+        probability = _probability(file, rows, calibrated)
+        table = pl.DataFrame(
+            {"ID": np.arange(start, start + len(probability)), "probability": probability}
+        )
+        if keys is not None:
+            lengths = rows.batch[dataset.history_col + LENGTH_SUFFIX].cpu().numpy()
+            offsets = pa.array(np.concatenate([[0], lengths.cumsum()]), pa.int64())
+            items = keys.gather(rows.batch[dataset.history_col].cpu().long().numpy())
+            weights = pa.array(rows.weight.float().cpu().numpy())
+            table = table.with_columns(
+                pl.Series("history", _lists(offsets, items.to_arrow())),
+                pl.Series("attention", _lists(offsets, weights)),
+            )
+        yield table
+        start += len(probability)
+
+
+def _lists(offsets: pa.Array, values: pa.Array) -> Any:
+    return pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values))

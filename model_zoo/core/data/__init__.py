@@ -1,0 +1,1 @@
+"""What a training reads: checked files become tensors and batches."""

@@ -1,0 +1,361 @@
+"""Raw data, with ids of any kind, becomes the integers that everything else works with.
+
+FuxiCTR's ``FeatureProcessor`` builds the vocabularies, from what occurs in training only.
+Items are numbered by their row in item_info instead, so that an item that training has not
+seen keeps its own tags and vector: only its *id feature* becomes the out-of-vocabulary id.
+In encoded files the target is the column ``item_row`` and the history holds such rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from model_zoo.core.data.schema import parquet_files
+from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
+from model_zoo.core.data.vocabulary import (
+    Encoder,
+    Vocabularies,
+    encode_features,
+    fit_vocabularies,
+)
+from model_zoo.core.errors import InputError
+from model_zoo.core.files import write_aside
+
+ITEM_ROW = "item_row"
+STATE = "encoding.json"
+ROWS_PER_PIECE = 65_536
+
+
+def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpec:
+    """Encode a checked raw data set into ``data_root/dataset_id``, as far as it is not yet.
+
+    Vocabularies are built once and kept in ``encoding.json``. Changed valid or test files
+    and a changed item_info (new items) are encoded again with them; a changed configuration
+    or train file is refused, because models trained on the vocabularies would not fit.
+
+    Args:
+        dataset: Raw data set (``rebuild_dataset: True``) that ``check_dataset`` accepts.
+        progress: Show a progress bar, if standard output is a terminal.
+
+    Returns:
+        The specification of the encoded data set.
+
+    Raises:
+        InputError: If configuration or train file have changed since the encoding, the raw
+            files lie where the encoded ones go, or an item is not in item_info.
+    """
+    folder = Path(dataset.data_root) / dataset.dataset_id
+    sources = dataset.sources()
+    targets = {
+        name: folder / (name if Path(source).is_dir() else f"{name}.parquet")
+        for name, source in sources.items()
+    }
+    for name, source in sources.items():
+        if Path(source).resolve() == targets[name].resolve():
+            raise InputError(
+                f"{source}: raw data lies where the encoded goes (data_root/dataset_id); "
+                "keep it in another folder"
+            )
+    state_file = folder / STATE
+    state = _read_state(state_file)
+    prints = {name: _fingerprint(source, state, name) for name, source in sources.items()}
+    if state is None:
+        state = {"configuration": _configuration(dataset), "files": {}}
+        state["vocabulary"] = fit_vocabularies(dataset)
+    else:
+        _refuse_changes(dataset, state, prints, folder)
+    done = state["files"]
+    # Rows of item_info are the ids in the splits: if they change, so do all files.
+    all_stale = done.get("item_info", {}).get("sha256") != prints["item_info"]["sha256"]
+    stale = [
+        name
+        for name in sources
+        if all_stale
+        or not targets[name].exists()
+        or done.get(name, {}).get("sha256") != prints[name]["sha256"]
+    ]
+    if stale:
+        # Until the state names them, the files being written do not count as encoded.
+        state["files"] = {name: done[name] for name in done if name not in stale}
+        _write_state(state_file, state)
+        _transform(dataset, state["vocabulary"], sources, targets, stale, progress=progress)
+        state["files"] = prints
+        _write_state(state_file, state)
+    return _encoded_spec(dataset, state["vocabulary"], targets)
+
+
+def read_vocabularies(dataset: DatasetSpec) -> Vocabularies:
+    """The vocabularies that :func:`encode_dataset` built for a raw data set.
+
+    Raises:
+        InputError: If it has not been encoded yet.
+    """
+    path = Path(dataset.data_root) / dataset.dataset_id / STATE
+    state = _read_state(path)
+    if state is None:
+        raise InputError(f"{path}: no such file; the data set has not been encoded")
+    vocabularies: Vocabularies = state["vocabulary"]
+    return vocabularies
+
+
+def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
+    """Encode one more file of a raw data set that :func:`encode_dataset` has encoded.
+
+    Args:
+        dataset: The raw data set.
+        source: A checked file of rows.
+        target: Where the encoded rows go.
+
+    Raises:
+        InputError: If an item is not in item_info.
+    """
+    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
+    _write_split(dataset, _encoders(dataset, read_vocabularies(dataset)), keys, source, target)
+
+
+def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encoder]:
+    return {
+        column.name: Encoder(column, vocabulary[column.name])
+        for column in dataset.feature_cols
+        if column.name in vocabulary
+    }
+
+
+def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
+    """What the vocabularies depend on."""
+    keys = {"feature_cols", "label_col", "item_col", "history_col", "min_categr_count"}
+    return dataset.model_dump(mode="json", include=keys, exclude_none=True)
+
+
+def _refuse_changes(
+    dataset: DatasetSpec, state: dict[str, Any], prints: dict[str, dict[str, Any]], folder: Path
+) -> None:
+    changes = _differences(state["configuration"], _configuration(dataset))
+    before = state["files"].get("train", {}).get("sha256", prints["train"]["sha256"])
+    if before != prints["train"]["sha256"]:
+        changes.append(f"{dataset.train_data} has another content")
+    if changes:
+        raise InputError(
+            [
+                *(f"data set '{dataset.dataset_id}': {change}" for change in changes),
+                f"it was encoded before that; delete {folder / STATE} to encode again "
+                "(models trained on it will not fit the new vocabularies)",
+            ]
+        )
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Leaves that differ, as ``feature_cols[item_tags].max_len was 5, is 8``."""
+    if isinstance(old, list) and isinstance(new, list):
+        return _differences(_by_name(old), _by_name(new), where)
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{where} was {old}, is {new}"]
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        place = f"{where}[{key}]" if where == "feature_cols" else f"{where}.{key}".lstrip(".")
+        if key not in new:
+            found.append(f"{place} was removed")
+        elif key not in old:
+            found.append(f"{place} is new")
+        else:
+            found += _differences(old[key], new[key], place)
+    return found
+
+
+def _by_name(columns: list[dict[str, Any]]) -> dict[str, Any]:
+    return {column["name"]: column for column in columns}
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: unreadable ({error}); delete it to encode again") from None
+    return state
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with write_aside(path) as partial:
+        partial.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+
+def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """Content hash of a split; not computed again while size and time are the same."""
+    files = [file for file in parquet_files(source) if file.is_file()]
+    stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    known = (state or {}).get("files", {}).get(name, {})
+    # Scoring needs no train file once the vocabularies are there.
+    if known and stamp in ([], known["stamp"]):
+        return dict(known)
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return {"stamp": stamp, "sha256": digest.hexdigest()}
+
+
+def _transform(
+    dataset: DatasetSpec,
+    vocabulary: Vocabularies,
+    sources: dict[str, str],
+    targets: dict[str, Path],
+    names: list[str],
+    *,
+    progress: bool,
+) -> None:
+    encoders = _encoders(dataset, vocabulary)
+    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
+    bar = tqdm(names, desc="Encoding", unit="file", disable=None if progress else True)
+    for name in bar:
+        if name == "item_info":
+            _write_items(dataset, encoders, targets[name])
+            continue
+        for file in parquet_files(sources[name]):
+            target = targets[name]
+            _write_split(
+                dataset,
+                encoders,
+                keys,
+                file,
+                target / file.name if Path(sources[name]).is_dir() else target,
+            )
+
+
+def _write_items(dataset: DatasetSpec, encoders: dict[str, Encoder], target: Path) -> None:
+    features = dataset.features(of_items=True)
+    items = pl.read_parquet(dataset.item_info, columns=[f.name for f in features])
+    encoded = pl.DataFrame(encode_features(items, features, encoders))
+    padding = encoded.head(1).select(
+        pl.col(f.name).list.eval(pl.element() * 0)
+        if isinstance(encoded.schema[f.name], pl.List)
+        else pl.col(f.name) * 0
+        for f in features
+    )
+    table = pl.concat([padding, encoded]).with_row_index(ITEM_ROW)
+    with write_aside(target) as partial:
+        table.write_parquet(partial)
+
+
+def _write_split(
+    dataset: DatasetSpec,
+    encoders: dict[str, Encoder],
+    keys: pl.Series,
+    source: Path,
+    target: Path,
+) -> None:
+    """Encode a file piece by piece.
+
+    Raises:
+        InputError: If a target or history item is not in item_info: the first of each
+            column, and how many.
+    """
+    features = [*dataset.features(of_items=False), *dataset.meta_columns()]
+    label = dataset.label_col.name
+    unknown: dict[str, tuple[int, Any, int]] = {}  # column -> first row, its value, count
+    with write_aside(target) as partial, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for start, piece in _pieces(source):
+            columns = []
+            for name in (dataset.item_col, dataset.history_col):
+                column, missing = _item_rows(piece[name], keys)
+                columns.append(column)
+                if missing:
+                    row, value, count = missing[0][0] + start, missing[0][1], len(missing)
+                    before = unknown.get(name, (row, value, 0))
+                    unknown[name] = (before[0], before[1], before[2] + count)
+            columns[0] = columns[0].alias(ITEM_ROW)
+            columns += encode_features(piece, features, encoders)
+            columns += [piece[label]] if label in piece.columns else []
+            table = pl.DataFrame(columns).to_arrow()
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(partial, table.schema))
+            writer.write_table(table)
+        if unknown:
+            raise InputError(
+                [
+                    f"{source}: column '{name}', row {row}: found {value!r}, expected an item of "
+                    f"{dataset.item_info} ({count} such values)"
+                    for name, (row, value, count) in unknown.items()
+                ]
+            )
+
+
+def _item_rows(values: pl.Series, keys: pl.Series) -> tuple[pl.Series, list[tuple[int, Any]]]:
+    """Item ids, or lists of them, as rows of item_info; missing ids of a list are dropped.
+
+    Returns:
+        The rows, int32, and the row number and value of each id that is not in ``keys``.
+    """
+    is_list = values.dtype == pl.List or values.dtype == pl.Array
+    flat = values.explode(empty_as_null=False) if is_list else values
+    slots = values.list.len().to_numpy() if is_list else np.ones(len(values), dtype=np.int64)
+    owner = np.repeat(np.arange(len(values)), slots)
+    real = (flat.is_not_null() & (flat.cast(pl.String) != "")).to_numpy()
+    flat, owner = flat.filter(pl.Series(real)), owner[real]
+    rows = flat.replace_strict(keys, range(1, len(keys) + 1), default=None, return_dtype=pl.Int32)
+    absent = rows.is_null()
+    missing = list(zip(owner[absent.to_numpy()].tolist(), flat.filter(absent), strict=True))
+    if not is_list:
+        return rows.fill_null(0), missing
+    ends = np.bincount(owner, minlength=len(values)).cumsum()
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    lists = pa.ListArray.from_arrays(offsets, rows.fill_null(0).to_arrow())
+    return pl.Series(values.name, pl.from_arrow(lists)), missing
+
+
+def _pieces(source: Path) -> Iterator[tuple[int, pl.DataFrame]]:
+    """First row number and rows of each piece of a file."""
+    start = 0
+    for batch in pq.ParquetFile(source).iter_batches(batch_size=ROWS_PER_PIECE):
+        piece = pl.from_arrow(pa.Table.from_batches([batch]))
+        assert isinstance(piece, pl.DataFrame)  # from_arrow makes a Series only of an array
+        yield start, piece
+        start += len(piece)
+
+
+def _encoded_spec(
+    dataset: DatasetSpec, vocabulary: Vocabularies, targets: dict[str, Path]
+) -> DatasetSpec:
+    columns = [
+        FeatureSpec(name=ITEM_ROW, type="meta", dtype="int"),
+        FeatureSpec(name=dataset.history_col, type="meta", dtype="int"),
+    ]
+    for column in [*dataset.meta_columns(), *dataset.features(of_items=False)]:
+        columns.append(_encoded_column(column, vocabulary))
+    for column in dataset.features(of_items=True):
+        columns.append(_encoded_column(column, vocabulary))
+    return dataset.model_copy(
+        update={
+            "rebuild_dataset": False,
+            "feature_cols": columns,
+            "item_col": ITEM_ROW,
+            "item_info": str(targets["item_info"]),
+            "train_data": str(targets["train"]),
+            "valid_data": str(targets["valid"]),
+            "test_data": str(targets["test"]) if "test" in targets else None,
+        }
+    )
+
+
+def _encoded_column(column: FeatureSpec, vocabulary: Vocabularies) -> FeatureSpec:
+    if column.name not in vocabulary:
+        return column
+    size = max(vocabulary[column.name]["ids"]) + 1
+    update: dict[str, Any] = {"dtype": "int"}
+    if column.type != "meta":
+        update["vocab_size"] = size
+    return column.model_copy(update=update)

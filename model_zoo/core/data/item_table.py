@@ -1,0 +1,95 @@
+"""item_info as tensors: after this, an item's features are one row look-up on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from model_zoo.core.data.spec import FeatureSpec
+
+
+class ItemTable(nn.Module):
+    """The features of every item; row k is item k, row 0 is padding.
+
+    A module without parameters: it follows the model to its device, and its buffers are
+    non-persistent, so a checkpoint stays as small as one without the table.
+
+    Args:
+        columns: Feature name -> tensor whose first dimension is the item,
+            (I,) for scalar features and (I, width) for lists and vectors.
+
+    Raises:
+        ValueError: If there is no column or the columns differ in their number of items.
+
+    Example:
+        >>> table = ItemTable({"item_id": torch.arange(3), "tags": torch.zeros(3, 5)})
+        >>> {name: tuple(rows.shape) for name, rows in table(torch.tensor([2, 2])).items()}
+        {'item_id': (2,), 'tags': (2, 5)}
+    """
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        super().__init__()
+        sizes = {name: column.shape[0] for name, column in columns.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"an item table needs columns of one length, got {sizes}")
+        self.num_items = next(iter(sizes.values()))
+        # Buffers are named by position: a feature's name may be no identifier.
+        self._names = list(columns)
+        for i, column in enumerate(columns.values()):
+            self.register_buffer(f"column_{i}", column, persistent=False)
+
+    def forward(self, ids: Tensor | None) -> dict[str, Tensor]:
+        """Features of the items ``ids`` (n,), or of all, by name, each with first dimension n."""
+        columns = {name: self.get_buffer(f"column_{i}") for i, name in enumerate(self._names)}
+        if ids is None:
+            return columns
+        return {name: column.index_select(0, ids) for name, column in columns.items()}
+
+
+def load_item_table(path: str | Path, features: list[FeatureSpec]) -> ItemTable:
+    """Read the ``source: item`` features of a checked item_info file.
+
+    Args:
+        path: Parquet file, row k = item k.
+        features: The features to read.
+    """
+    table = pq.read_table(path, columns=[feature.name for feature in features])
+    return ItemTable(
+        {
+            feature.name: to_tensor(table.column(feature.name).combine_chunks(), feature)
+            for feature in features
+        }
+    )
+
+
+def id_type(vocab_size: int | None) -> np.dtype[Any]:
+    """Smallest integer type, of those torch can index with, for ids below ``vocab_size``.
+
+    Example:
+        >>> [str(id_type(size)) for size in (11, 2_000, 91_718, None)]
+        ['uint8', 'int16', 'int32', 'int64']
+    """
+    kinds = (np.uint8, np.int16, np.int32)
+    fitting = (k for k in kinds if vocab_size is not None and vocab_size - 1 <= np.iinfo(k).max)
+    return np.dtype(next(fitting, np.int64))
+
+
+def to_tensor(values: pa.Array, feature: FeatureSpec) -> Tensor:
+    """A checked column as a tensor, (n,) or (n, width).
+
+    Numbers become float32, ids the smallest integers that hold the vocabulary.
+    """
+    numbers = feature.type in ("numeric", "embedding")
+    dtype = np.dtype(np.float32) if numbers else id_type(feature.vocab_size)
+    # astype copies: arrow's memory is read-only, and torch wants memory it may write.
+    if feature.type in ("sequence", "embedding"):
+        flat = values.flatten().to_numpy(zero_copy_only=False).astype(dtype)
+        width = feature.pretrain_dim if feature.type == "embedding" else feature.max_len
+        return torch.from_numpy(flat.reshape(len(values), width or -1))
+    return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(dtype))

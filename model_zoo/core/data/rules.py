@@ -1,0 +1,136 @@
+"""What makes a column of a parquet file sound, as polars expressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from model_zoo.core.data.spec import FeatureSpec
+
+ROW = "row"
+AN_ITEM = "an item id (0 is padding)"
+A_TOKEN = "an id of the vocabulary"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row breaks the rule where ``bad`` is true; ``found`` is the value to show."""
+
+    column: str
+    bad: pl.Expr
+    found: pl.Expr
+    expected: str
+
+
+def expected_type(feature: FeatureSpec) -> str:
+    """For messages: what the values of a column should be."""
+    element = "text" if feature.dtype == "str" else "integers"
+    return {
+        "categorical": element,
+        "meta": element,
+        "numeric": "numbers",
+        "sequence": f"lists of {element}",
+        "embedding": "lists of numbers",
+    }[feature.type]
+
+
+def type_fits(feature: FeatureSpec, dtype: pl.DataType) -> bool:
+    """Whether a polars type can hold the feature's values; any width, any kind of list."""
+    element = _element(dtype)
+    if _is_list(dtype) != (feature.type in ("sequence", "embedding")):
+        return False
+    if feature.type in ("numeric", "embedding"):
+        return element.is_numeric()
+    return element == pl.String if feature.dtype == "str" else element.is_integer()
+
+
+def column_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
+    """Rules for one feature column.
+
+    None where its type is wrong, which is a problem of its own. Ids whose vocabulary is yet
+    to be built may be missing (they become padding) and have any value.
+    """
+    if not type_fits(feature, dtype):
+        return []
+    name = feature.name
+    if feature.type == "meta":
+        return null_rules(name)
+    if feature.type == "categorical":
+        if feature.vocab_size is None:
+            return []
+        return [
+            *null_rules(name),
+            range_rule(name, pl.col(name), 0, feature.vocab_size - 1, A_TOKEN),
+        ]
+    if feature.type == "numeric":
+        finite = pl.col(name).cast(pl.Float64).is_finite()
+        return [*null_rules(name), Rule(name, ~finite, pl.col(name), "a finite number")]
+    if feature.type == "sequence":
+        if feature.vocab_size is None:
+            return []
+        return id_list_rules(name, dtype, feature.max_len, feature.vocab_size, A_TOKEN)
+    values = _as_list(name, dtype)
+    # One infinity or NaN makes the sum infinite or NaN.
+    total = values.list.eval(pl.element().cast(pl.Float64)).list.sum()
+    return [
+        *_list_rules(name, values, feature.pretrain_dim),
+        Rule(name, ~total.is_finite(), total, "finite numbers (the sum of the list is shown)"),
+    ]
+
+
+def padding_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
+    """Row 0 of an encoded item_info is padding, so it carries nothing."""
+    if not type_fits(feature, dtype):
+        return []
+    name, values = feature.name, pl.col(feature.name)
+    if _is_list(dtype):
+        values = _as_list(name, dtype)
+        nonzero = (values.list.min() != 0) | (values.list.max() != 0)
+    else:
+        nonzero = values != 0
+    return [Rule(name, (pl.col(ROW) == 0) & nonzero, values, "zeros: row 0 is padding")]
+
+
+def null_rules(name: str) -> list[Rule]:
+    return [Rule(name, pl.col(name).is_null(), pl.col(name), "a value in every row")]
+
+
+def range_rule(name: str, values: pl.Expr, low: int, high: int, what: str) -> Rule:
+    return Rule(name, (values < low) | (values > high), values, f"{what} in {low}..{high}")
+
+
+def id_list_rules(
+    name: str, dtype: pl.DataType, length: int | None, num_ids: int, what: str
+) -> list[Rule]:
+    """Lists of ids in 0..num_ids - 1, of one length if that is given."""
+    values = _as_list(name, dtype)
+    return [
+        *_list_rules(name, values, length),
+        range_rule(name, values.list.min(), 0, num_ids - 1, what),
+        range_rule(name, values.list.max(), 0, num_ids - 1, what),
+    ]
+
+
+def _list_rules(name: str, values: pl.Expr, length: int | None) -> list[Rule]:
+    rules = [
+        *null_rules(name),
+        Rule(name, values.list.contains(None), values, "no null inside a list"),
+    ]
+    if length is not None:
+        size = values.list.len()
+        rules.append(Rule(name, size != length, size, f"a list of length {length}"))
+    return rules
+
+
+def _element(dtype: pl.DataType) -> pl.DataType:
+    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
+    return inner if isinstance(inner, pl.DataType) else inner()
+
+
+def _is_list(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, (pl.List, pl.Array))
+
+
+def _as_list(name: str, dtype: pl.DataType) -> pl.Expr:
+    return pl.col(name).arr.to_list() if isinstance(dtype, pl.Array) else pl.col(name)

@@ -1,0 +1,1 @@
+"""From logs, vectors and metadata to the files of a data set."""

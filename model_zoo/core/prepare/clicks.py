@@ -1,0 +1,201 @@
+"""Reading and cleaning of a raw click log, and of what is known about its items.
+
+Tables are csv (comma), tsv (tab) or parquet. MicroLens *pairs* files have no header; a line is
+``user<TAB>item item item``, oldest first, and the position of an item stands for its time.
+
+Everything in a text table is read as text first, so ids such as ``007`` stay what they are.
+Ids lose white space at both ends and are otherwise kept exactly, inner spaces and letters of
+any alphabet included; integer ids of a parquet file become text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from model_zoo.core.errors import InputError
+from model_zoo.core.prepare.tables import PAIRS, load, resolve
+
+# Up to white space, or, where white space follows the '#', up to the end of the phrase.
+_HASHTAG = r"#(?:[^\s#]+|\s+[^#.,!?;:|。，！？]+)"
+_TAG_EDGES = "#.,!?;:|。，！？ \t\r\n"
+_TAG_WORDS = 5
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """A clean log, row k as row k of the file (of a pairs file: item after item)."""
+
+    user: pl.Series  # text
+    item: pl.Series  # text
+    time: pl.Series  # Int64 or Float64, as in the file; dates in microseconds since 1970
+    click: pl.Series  # Boolean
+    kept: pl.DataFrame  # further columns, under their own names
+    dated: bool  # times came as dates
+    from_pairs: bool  # times are positions
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """One row per item of the metadata file."""
+
+    item: pl.Series  # text, each once
+    tags: pl.Series  # lists of text
+    counters: pl.DataFrame  # Float64, null where unknown
+    kept: pl.DataFrame
+
+
+NO_METADATA = Metadata(
+    item=pl.Series([], dtype=pl.String),
+    tags=pl.Series([], dtype=pl.List(pl.String)),
+    counters=pl.DataFrame(),
+    kept=pl.DataFrame(),
+)
+
+
+def read_clicks(
+    path: str,
+    *,
+    form: str = "auto",
+    user: str = "user",
+    item: str = "item",
+    timestamp: str = "timestamp",
+    label: str | None = None,
+    keep: Sequence[str] = (),
+) -> Clicks:
+    """Read and check an interaction log.
+
+    Args:
+        path: The file.
+        form: One of ``tables.FORMATS``; ``auto`` goes by the file's suffix, and takes a .tsv
+            whose first line is ``x<TAB>y z`` for a pairs file.
+        user: Column with user ids.
+        item: Column with item ids.
+        timestamp: Column with numbers >= 0 in one unit, or ISO dates (UTC unless they
+            carry an offset).
+        label: Column with 0 and 1. Without it ``label`` is used if it exists, and without
+            that every row is a click.
+        keep: Further columns. Text that is all numbers becomes numbers, empty text null.
+
+    Raises:
+        InputError: With every problem found, each naming file, column, row (the first row
+            after the header is 0), value and expectation.
+    """
+    form = resolve(path, form)
+    if form == "pairs":
+        if keep or label:
+            raise InputError(f"{path}: a pairs file has no columns; --keep and --label need some")
+        return _read_pairs(path)
+    required = {user: "--user", item: "--item", timestamp: "--timestamp"}
+    if label is not None:
+        required[label] = "--label"
+    required |= {name: "--keep" for name in keep if name not in required}
+    table = load(path, form, required, [] if label else ["label"])
+    label = label or ("label" if "label" in table.frame.columns else None)
+    times, dated = table.times(timestamp)
+    clicks = Clicks(
+        user=table.ids(user),
+        item=table.ids(item),
+        time=times,
+        click=pl.repeat(True, len(times), eager=True) if label is None else table.clicks(label),
+        kept=pl.DataFrame([table.feature(name) for name in keep]),
+        dated=dated,
+        from_pairs=False,
+    )
+    table.close()
+    return clicks
+
+
+def read_items(
+    path: str,
+    *,
+    item: str = "item",
+    title: str | None = None,
+    counters: Sequence[str] | None = None,
+    keep: Sequence[str] = (),
+    max_tags: int = 5,
+) -> Metadata:
+    """Read and check item metadata (csv, tsv or parquet, by suffix).
+
+    Args:
+        path: The file.
+        item: Column with item ids, each once.
+        title: Column whose hashtags become tags (:func:`hashtags`); without it ``title`` is
+            used if it exists.
+        counters: Columns with numbers >= 0, or nothing where unknown; without it ``likes``
+            and ``views``, those that exist.
+        keep: Further columns, read like those of :func:`read_clicks`.
+        max_tags: Tags kept per item.
+
+    Raises:
+        InputError: As in :func:`read_clicks`.
+    """
+    required = {item: "--items-id"}
+    required |= {title: "--title"} if title else {}
+    required |= dict.fromkeys(counters or (), "--levels")
+    required |= {name: "--keep-items" for name in keep if name not in required}
+    optional = ([] if title else ["title"]) + (["likes", "views"] if counters is None else [])
+    table = load(path, resolve(path, "auto", pairs=False), required, optional)
+    found = table.frame.columns
+    if counters is None:
+        counters = [name for name in ("likes", "views") if name in found]
+    title = title or ("title" if "title" in found else None)
+    ids = table.ids(item)
+    table.expect(ids.is_first_distinct() | (ids == ""), item, "each item once")
+    titles = pl.repeat("", len(ids), eager=True) if title is None else table.text(title)
+    metadata = Metadata(
+        item=ids,
+        tags=hashtags(titles, max_tags=max_tags),
+        counters=pl.DataFrame([table.counter(name) for name in counters]),
+        kept=pl.DataFrame([table.feature(name) for name in keep]),
+    )
+    table.close()
+    return metadata
+
+
+def hashtags(titles: pl.Series, *, max_tags: int) -> pl.Series:
+    """The tags of each title, in order, lower case, each once, at most ``max_tags``.
+
+    ``#word`` goes up to the next white space; ``# some words`` up to the next ``#``,
+    punctuation mark or the end. Phrases of more than five words are sentences, not tags.
+
+    Example:
+        >>> hashtags(pl.Series(["Duck! #Fun #fun # my cat, and so on"]), max_tags=5).to_list()
+        [['fun', 'my cat']]
+    """
+    tag = pl.col("tag").str.strip_chars(_TAG_EDGES).str.replace_all(r"\s+", " ")
+    tag = tag.str.to_lowercase()
+    rows = pl.DataFrame({"tag": titles.str.extract_all(_HASHTAG)}).with_row_index()
+    tags = (
+        rows.explode("tag", empty_as_null=False)
+        .with_columns(tag)
+        .filter(pl.col("tag") != "", pl.col("tag").str.count_matches(" ") < _TAG_WORDS)
+        .unique(maintain_order=True)
+        .group_by("index", maintain_order=True)
+        .agg(pl.col("tag").head(max_tags))
+    )
+    joined = rows.select("index").join(tags, on="index", how="left", maintain_order="left")
+    return joined["tag"].fill_null([])
+
+
+def _read_pairs(path: str) -> Clicks:
+    table = load(path, "pairs", dict.fromkeys(PAIRS, ""), [])
+    users = table.ids("user")
+    table.expect(users.is_first_distinct() | (users == ""), "user", "one line per user")
+    items = table.frame["items"].str.extract_all(r"\S+")
+    sizes = items.list.len().to_numpy().astype(np.int64)
+    table.expect(pl.Series(sizes > 0), "items", "items separated by spaces")
+    table.close()
+    position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return Clicks(
+        user=users.gather(np.repeat(np.arange(len(sizes)), sizes)),
+        item=items.explode(empty_as_null=False),
+        time=pl.Series(position),
+        click=pl.repeat(True, len(position), eager=True),
+        kept=pl.DataFrame(),
+        dated=False,
+        from_pairs=True,
+    )

@@ -1,0 +1,313 @@
+"""A raw click log becomes a data set folder: the engine of ``qin-data convert``.
+
+Files
+    train.parquet, valid.parquet, test.parquet: ``user_id``, ``item_seq``, ``item_id``, levels
+    (``views_level``, ``likes_level``), kept columns, ``label``. item_info.parquet: ``item_id``,
+    ``item_tags``, kept columns; each item of log and metadata once. convert.json: the arguments,
+    counts and versions. Ids are text, ordered by length and then by letter (so numbers stay in
+    order); lists have no padding; rows are ordered by user and time.
+
+Rules
+    A *click* is a row of the log with label 1, or any row of a log without labels. Rows that
+    repeat user, item and time count once, as a click if one of them is.
+
+    History: the items the user clicked strictly before the row's time, oldest first, the
+    latest ``max_history`` of them. Rows with fewer than ``min_history`` are skipped and counted.
+
+    Split ``leave-last-out``: the last click of a user is for test, the one before it for valid;
+    a user with a single click stays in train. Rows with label 0 go with the next click, or
+    after the last one with it. Split ``time``: valid from ``valid_from``, test from
+    ``test_from`` on.
+
+    Training period: the clicks of the train split, skipped rows included. Nothing later enters
+    a level's boundaries or an item's popularity.
+
+    Levels: 1..10 by deciles over the items clicked in the training period. With counters in
+    the metadata, one level per counter (0: unknown); without, ``views_level`` from the number
+    of clicks in the training period (0: none).
+
+    Negatives, only where the log has no label 0: ``negatives`` different items for each click,
+    none that the user meets anywhere in the log. A train row shows only items clicked in the
+    training period: others did not exist yet, and their level 0 would give the label away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from tqdm import tqdm
+
+from model_zoo.core.data.schema import SPLITS
+from model_zoo.core.errors import InputError
+from model_zoo.core.prepare.clicks import NO_METADATA, Clicks, Metadata, read_clicks, read_items
+from model_zoo.core.prepare.convert_options import (
+    EXAMPLE,
+    ConvertOptions,
+    add_arguments,
+    from_arguments,
+)
+from model_zoo.core.prepare.raw_set import RawSet, locked, unwritable
+from model_zoo.core.prepare.rows import (
+    TRAIN,
+    Events,
+    Ints,
+    Rows,
+    item_weights,
+    levels,
+    sample_negatives,
+)
+from model_zoo.core.prepare.tables import parse_times
+
+__all__ = ["EXAMPLE", "ConvertOptions", "add_arguments", "convert_log", "run"]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Convert as the arguments of :func:`add_arguments` say, and print the counts."""
+    for name, count in convert_log(from_arguments(arguments)).items():
+        print(f"{name.replace('_', ' ')}: {count:,}")
+
+
+def convert_log(options: ConvertOptions, *, progress: bool = True) -> dict[str, int]:
+    """Write the data set; the module's text says what and by which rules.
+
+    ``train.parquet`` gets its final name last: where it exists, the set is complete. Memory
+    grows with the log (some 300 bytes a row, with one negative per click), not with the length
+    of histories, which are written in chunks.
+
+    Args:
+        options: What to convert and how.
+        progress: Show a progress bar over the stages, if standard output is a terminal.
+
+    Returns:
+        The counts of convert.json.
+
+    Raises:
+        InputError: Wrong options or input, with every problem found in each file; a folder
+            that another conversion is writing; a file that cannot be written, and why.
+    """
+    options.check()
+    quiet = not (progress and sys.stdout.isatty())
+    out = Path(options.out)
+    try:
+        with locked(out), tqdm(total=7, unit="stage", disable=quiet) as bar:
+            bar.set_description("reading")
+            clicks, metadata = _read(options)
+            bar.update()
+            bar.set_description("splits and negatives")
+            raw_set = _build(options, clicks, metadata)
+
+            def next_file(name: str) -> None:
+                bar.update()
+                bar.set_description(f"writing {name}")
+
+            raw_set.write(out, on_file=next_file)
+            bar.update()
+    except OSError as error:
+        raise InputError(unwritable(options.out, error)) from error
+    counts: dict[str, int] = raw_set.report["counts"]
+    return counts
+
+
+def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
+    """Both files, with the problems of both."""
+    problems = []
+    clicks, metadata = None, NO_METADATA
+    try:
+        clicks = read_clicks(
+            options.interactions,
+            form=options.format,
+            user=options.user,
+            item=options.item,
+            timestamp=options.timestamp,
+            label=options.label,
+            keep=options.keep,
+        )
+    except InputError as error:
+        problems += error.problems
+    try:
+        if options.items is not None:
+            metadata = read_items(
+                options.items,
+                item=options.items_id or options.item,
+                title=options.title,
+                counters=options.levels,
+                keep=options.keep_items,
+                max_tags=options.max_tags,
+            )
+    except InputError as error:
+        problems += error.problems
+    if clicks is None or problems:
+        raise InputError(problems)
+    return clicks, metadata
+
+
+def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSet:
+    users = _ordered_ids(clicks.user)
+    items = _ordered_ids(pl.concat([clicks.item, metadata.item]))
+    events = Events.build(
+        _codes(clicks.user, users), _codes(clicks.item, items), clicks.time, clicks.click
+    )
+    split = _split(options, clicks, events)
+    enough = events.end - events.begin >= options.min_history
+    splits = [
+        Rows.of_events(events, np.flatnonzero(enough & (split == code)))
+        for code in range(len(SPLITS))
+    ]
+    _refuse_empty(options, events, splits)
+
+    in_training = events.item[events.click & (split == TRAIN)]
+    popularity = np.bincount(in_training, minlength=len(items))
+    of_item = pl.DataFrame({"item_id": items}).join(
+        pl.DataFrame({"item_id": metadata.item}).with_row_index("place"),
+        on="item_id",
+        how="left",
+        maintain_order="left",
+    )["place"]
+    counters = {
+        f"{c.name}_level": c.gather(of_item).to_numpy() for c in metadata.counters.iter_columns()
+    } or {"views_level": np.where(popularity > 0, popularity, np.nan)}
+    _check_together(options, clicks, metadata, counters)
+    item_info = pl.DataFrame(
+        [
+            items.alias("item_id"),
+            metadata.tags.gather(of_item).fill_null([]).alias("item_tags"),
+            *(c.gather(of_item) for c in metadata.kept.iter_columns()),
+        ]
+    )
+
+    lacking = 0
+    if options.negatives and clicks.click.all():
+        splits, lacking = _with_negatives(options, events, splits, popularity)
+    skipped = events.click[~enough].sum()
+    counts = {
+        "log_rows": len(clicks.user),
+        "repeated_rows": len(clicks.user) - len(events.user),
+        "users": len(users),
+        "items": len(items),
+        "items_without_metadata": of_item.null_count() if options.items else 0,
+        "clicks": int(events.click.sum()),
+        "clicks_with_short_history": int(skipped),
+        "others_with_short_history": int((~enough).sum() - skipped),
+        "negatives_lacking": lacking,
+    }
+    for name, rows in zip(SPLITS, splits, strict=True):
+        counts |= {f"{name}_rows": len(rows.click), f"{name}_clicks": int(rows.click.sum())}
+    report = {
+        "arguments": dataclasses.asdict(options),
+        "counts": counts,
+        "versions": {
+            "python": platform.python_version(),
+            **{m.__name__: m.__version__ for m in (np, pl, pa)},
+        },
+    }
+    return RawSet(
+        users=users,
+        items=items,
+        events=events,
+        splits=tuple(splits),
+        levels={name: levels(v, popularity > 0) for name, v in counters.items()},
+        kept=clicks.kept,
+        item_info=item_info,
+        report=report,
+        max_history=options.max_history,
+        test_labels=not options.withhold_test_labels,
+    )
+
+
+def _ordered_ids(values: pl.Series) -> pl.Series:
+    ids = pl.DataFrame({"id": values.unique()})
+    return ids.sort(pl.col("id").str.len_chars(), "id")["id"]
+
+
+def _codes(values: pl.Series, ids: pl.Series) -> Ints:
+    return values.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
+
+
+def _split(options: ConvertOptions, clicks: Clicks, events: Events) -> Ints:
+    if options.split == "leave-last-out":
+        return events.leave_last_out()
+    if clicks.from_pairs:
+        raise InputError(
+            f"{options.interactions}: a pairs file has no times; expected --split leave-last-out"
+        )
+    problems, cuts = [], []
+    kind = "an ISO date" if clicks.dated else "a number"
+    for flag, text in (("--valid-from", options.valid_from), ("--test-from", options.test_from)):
+        times, dated = parse_times(pl.Series([text], dtype=pl.String))
+        if times[0] is None or dated != clicks.dated:
+            problems.append(f"{flag} is '{text}', expected {kind}, like the log's timestamps")
+        cuts.append(times[0])
+    if not problems and cuts[0] >= cuts[1]:
+        problems.append(
+            f"--valid-from is {options.valid_from}, expected a time before "
+            f"--test-from, {options.test_from}"
+        )
+    if problems:
+        raise InputError(problems)
+    return events.time_cut(*cuts)
+
+
+def _refuse_empty(options: ConvertOptions, events: Events, splits: list[Rows]) -> None:
+    clicks = {n: int(rows.click.sum()) for n, rows in zip(SPLITS, splits, strict=True)}
+    empty = [name for name, count in clicks.items() if not count]
+    if empty:
+        users = len(np.unique(events.user))
+        single = len(np.unique(events.user[events.last - events.begin < 2]))
+        raise InputError(
+            f"{options.interactions}: no click for {' and '.join(empty)}; --split {options.split} "
+            f"with --min-history {options.min_history} gives "
+            + ", ".join(f"{count} for {name}" for name, count in clicks.items())
+            + f" ({single} of {users} users have fewer than two clicks; "
+            f"times {events.time.min()} to {events.time.max()})"
+        )
+
+
+def _check_together(
+    options: ConvertOptions, clicks: Clicks, metadata: Metadata, level_names: Iterable[str]
+) -> None:
+    """What neither file shows alone."""
+    problems = [
+        f"--keep {name}: the data set has a column of this name already, from --levels"
+        for name in level_names
+        if name in options.keep
+    ]
+    if options.items and not metadata.item.is_in(clicks.item.implode()).any():
+        problems.append(
+            f"{options.items}: none of its {len(metadata.item)} items is in "
+            f"{options.interactions}; its first is '{metadata.item[0]}', that of the log "
+            f"'{clicks.item[0]}'"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def _with_negatives(
+    options: ConvertOptions, events: Events, splits: list[Rows], popularity: Ints
+) -> tuple[list[Rows], int]:
+    """All splits with their negatives, and how many negatives could not be found."""
+    seen = np.unique(events.user * len(popularity) + events.item)
+    # One stream per split: the size of one does not change the draws of another.
+    streams = np.random.SeedSequence(options.seed).spawn(len(splits))
+    full, lacking = [], 0
+    for code, (rows, stream) in enumerate(zip(splits, streams, strict=True)):
+        random = np.random.default_rng(stream)
+        weights = item_weights(
+            popularity,
+            sampling=options.negative_sampling,
+            alpha=options.alpha,
+            only_seen=code == TRAIN,
+        )
+        negatives = sample_negatives(
+            events.user[rows.event], weights, seen, count=options.negatives, random=random
+        )
+        lacking += int((negatives < 0).sum())
+        full.append(rows.with_negatives(negatives, random))
+    return full, lacking

@@ -1,0 +1,122 @@
+"""Folded models on disk: one file with everything that scoring needs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.files import write_aside
+from model_zoo.core.serving.calibration import Calibration
+from model_zoo.core.serving.ids import Ids
+from model_zoo.QIN.folded import FoldedFeature, FoldedQIN
+
+FORMAT, VERSION = "qin-folded", 1
+
+
+@dataclass
+class FoldedFile:
+    """What a folded file holds.
+
+    Attributes:
+        folded: The model.
+        ids: The ids of its data set.
+        max_len: Most recent history items that the model was trained with.
+        calibration: Map from logit to probability, if one was fitted.
+        checkpoint: SHA-256 of the checkpoint that was folded.
+    """
+
+    folded: FoldedQIN
+    ids: Ids
+    max_len: int
+    calibration: Calibration | None = None
+    checkpoint: str | None = None
+
+
+def save_folded(path: str | os.PathLike[str], file: FoldedFile) -> None:
+    """Write a folded model; the file appears only when it is complete."""
+    folded = file.folded
+    tensors = folded.state_dict()
+    for name, table in folded.item_tables.items():
+        tensors[name] = table[: folded.num_items].clone()  # without the room for more
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "torch": str(torch.__version__),
+        "item_features": [_description(feature) for feature in folded.item_features],
+        "row_features": [_description(feature) for feature in folded.row_features],
+        "slopes": folded.slopes,
+        "tensors": tensors,
+        "ids": file.ids.state(),
+        "max_len": file.max_len,
+        "calibration": None if file.calibration is None else file.calibration.state(),
+        "checkpoint": file.checkpoint,
+    }
+    with write_aside(path) as partial:
+        torch.save(content, partial)
+
+
+def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FoldedFile:
+    """Read a folded model; nothing in the file is executed.
+
+    Raises:
+        InputError: If the file is missing, unreadable, no folded model, or of a newer version.
+    """
+    if Path(path).is_file() and not zipfile.is_zipfile(path):  # what torch.save writes
+        raise InputError(f"{path}: not a readable folded model: cut short, or of another kind")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such folded model") from None
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a readable folded model: {first_line(error)}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a folded model")
+    if content["version"] > VERSION:
+        raise InputError(
+            f"{path}: version {content['version']}, expected at most {VERSION}: "
+            "it was folded by a newer release"
+        )
+    state = content["calibration"]
+    return FoldedFile(
+        folded=_build(content),
+        ids=Ids.from_state(content["ids"]),
+        max_len=content["max_len"],
+        calibration=None if state is None else Calibration.from_state(state),
+        checkpoint=content["checkpoint"],
+    )
+
+
+def _description(feature: Any) -> dict[str, str]:
+    return {"name": feature.name, "kind": feature.kind, "mode": feature.mode}
+
+
+def _build(content: dict[str, Any]) -> FoldedQIN:
+    tensors = content["tensors"]
+    layers = range(len(content["slopes"]))
+    folded = FoldedQIN(
+        *(
+            [
+                FoldedFeature(weight=tensors[f"{kind}.{i}.weight"], **description)
+                for i, description in enumerate(content[kind])
+            ]
+            for kind in ("item_features", "row_features")
+        ),
+        item_parts={n: tensors[n] for n in ("vectors", "queries", "first") if n in tensors},
+        query_map=tensors["query_map"],
+        first_map=tensors["first_map"],
+        first_bias=tensors["first_bias"],
+        pooled_map=tensors["pooled_map"],
+        weights=[tensors[f"weight_{i}"] for i in layers[1:]],
+        biases=[tensors[f"bias_{i}"] for i in layers[1:]],
+        shifts=[tensors[f"shift_{i}"] for i in layers],
+        slopes=content["slopes"],
+        output=(tensors["output_weight"], tensors["output_bias"]),
+    )
+    return folded.eval()

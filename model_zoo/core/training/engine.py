@@ -1,0 +1,410 @@
+"""A FuxiCTR model that trains faster, can be interrupted, and goes on where it was."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import get_loss
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model_zoo.core.data.loader import BATCH_ROWS
+from model_zoo.core.errors import InputError, Interrupted
+from model_zoo.core.files import write_aside
+from model_zoo.core.training.extras import tensorboard_writer
+from model_zoo.core.training.memory import keep_freed_memory
+from model_zoo.core.training.metrics import evaluate_metrics
+from model_zoo.core.training.optimizer import L2Penalty, LazyAdam, build_optimizer, clip_gradients
+from model_zoo.core.training.processes import (
+    any_process,
+    from_main,
+    gather,
+    gather_rows,
+    is_main,
+    mean_over_processes,
+    rank,
+    synchronise_batch_norm,
+    world_size,
+)
+from model_zoo.core.training.signals import noting_signals
+from model_zoo.core.training.state import random_states, restore_random_states, save_state
+from model_zoo.core.training.watch import DeferredLoss, require_finite
+from model_zoo.QIN.checkpoint import load_checkpoint
+
+STEPS_BETWEEN_QUESTIONS = 20
+
+
+class TrainableModel(BaseModel):
+    """FuxiCTR's ``fit`` stays the driver; its hooks are given what the loop lacks.
+
+    Args:
+        feature_map: FuxiCTR's feature map.
+        accumulation_steps: Batches whose gradients are averaged into one optimizer step.
+        factor: Learning rate factor after an evaluation that did not improve the monitor.
+        precision: ``bf16`` computes the forward pass under autocast; weights, their
+            gradients and the loss are float32 either way.
+        embedding_update: ``lazy`` updates (and regularises) only the rows of embedding
+            tables that are in the batch, so that a step's time does not depend on their size.
+        checkpoint_minutes: Minutes between two saved states; ``None`` saves only at
+            evaluations.
+        tensorboard: Write every evaluation for TensorBoard too.
+        **kwargs: FuxiCTR's own arguments.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        *,
+        accumulation_steps: int = 1,
+        factor: float = 0.5,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        embedding_update: Literal["dense", "lazy"] = "dense",
+        checkpoint_minutes: float | None = 10.0,
+        tensorboard: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature_map, **kwargs)
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"factor must be in (0, 1], got {factor}")
+        if checkpoint_minutes is not None and checkpoint_minutes <= 0:
+            raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
+        self.accumulation_steps = accumulation_steps
+        self.factor = factor
+        self.precision = precision
+        self.embedding_update = embedding_update
+        self.checkpoint_minutes = checkpoint_minutes
+        self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None
+        # FuxiCTR's progress bars are for people; the training's own also has loss and rows/s.
+        self._shows_progress = self._verbose > 0 and sys.stdout.isatty() and is_main()
+        self._verbose = int(self._shows_progress)
+        self._bar: tqdm[Any] | None = None
+        self.evaluations: list[dict[str, float]] = []
+        self._loss_sum: Tensor | float = 0.0
+        self._loss_count = 0
+        self._rows_in_step = 0
+        self._first_batch = 0  # of this epoch, when it goes on in its middle
+        self._optimizer: Any = None
+        self._penalty: L2Penalty | None = None
+        self._parallel: list[nn.Module] | None = None
+        self._settings: Mapping[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._save_due = False
+        self._saved_at = time.monotonic()
+        self._signal: int | None = None
+
+    # --- what a subclass uses
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the forward pass."""
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    # --- what an experiment uses
+
+    def keep_states(
+        self, settings: Mapping[str, Any], resumed: dict[str, Any] | None = None
+    ) -> None:
+        """Save the training's state while it runs, and begin with ``resumed`` if given.
+
+        Args:
+            settings: What a continuation must have in common with this training.
+            resumed: A state of :func:`model_zoo.core.training.state.load_state`.
+        """
+        self._settings = dict(settings)
+        self._resumed = resumed
+
+    @property
+    def state_path(self) -> Path:
+        return Path(self.checkpoint).with_suffix(".state")
+
+    @property
+    def history_path(self) -> Path:
+        return Path(self.checkpoint).with_suffix(".history.csv")
+
+    def stopping_on_signals(self) -> AbstractContextManager[None]:
+        """SIGTERM and Ctrl-C end the training after its current step, with a saved state."""
+
+        def note(number: int) -> None:
+            self._signal = number
+
+        return noting_signals(note)
+
+    # --- FuxiCTR's hooks
+
+    def compile(self, optimizer: str, loss: str, lr: float) -> None:
+        self.loss_fn = get_loss(loss)
+        if self.embedding_update == "dense":
+            self._make_optimizer = partial(build_optimizer, optimizer, lr=lr)
+        elif optimizer.lower() == "adam":
+            self._optimizer = LazyAdam(self, lr)  # now: it decides on the tables' gradients
+        else:
+            raise ValueError(f"embedding_update: lazy needs optimizer adam, got {optimizer}")
+
+    @property
+    def optimizer(self) -> Any:
+        """Built when it is first needed: that imports torch's compiler, which takes a second."""
+        if self._optimizer is None:
+            self._optimizer = self._make_optimizer(self.parameters())
+        return self._optimizer
+
+    def get_group_id(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """FuxiCTR makes an array of it, which data kept on a GPU cannot be."""
+        group_id: Tensor = super().get_group_id(inputs).cpu()
+        return group_id
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """FuxiCTR's training."""
+        with keep_freed_memory() if self.device.type == "cpu" else nullcontext():
+            super().fit(*args, **kwargs)
+
+    def train_epoch(self, data_generator: Any) -> None:
+        """An epoch, or the rest of it if the training was resumed in its middle."""
+        if self._resumed is not None:
+            if self._epoch_index < self._resumed["epoch"]:
+                return  # trained before the interruption
+            self._restore(self._resumed, data_generator)
+            self._resumed = None
+            if self._stop_training:
+                return
+        rows = data_generator.num_samples // world_size()
+        with tqdm(
+            desc=f"Epoch {self._epoch_index + 1}",
+            total=rows,
+            initial=rows * self._first_batch // self._steps_per_epoch,
+            unit=" rows",
+            unit_scale=True,
+            mininterval=1.0,
+            file=sys.stdout,
+            disable=not self._shows_progress,
+        ) as self._bar:
+            self._verbose = 0  # a bar of its own would come from FuxiCTR
+            super().train_epoch(data_generator)
+        self._first_batch = 0
+
+    def train_step(self, batch_data: Mapping[str, Tensor]) -> DeferredLoss:
+        """One batch; an optimizer step after ``accumulation_steps`` of them.
+
+        A step's gradient is that of the mean over all its rows, whatever the batches'
+        sizes, also for the incomplete last group of an epoch.
+        """
+        if self._rows_in_step == 0:
+            self._between_steps()
+        if self._penalty is None:
+            self._penalty = L2Penalty(self, self._embedding_regularizer, self._net_regularizer)
+        batch = self._first_batch + self._batch_index + 1
+        ends_step = batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch
+        y_true = self.get_labels(batch_data)
+        output = self._parallel_forward(batch_data, synchronise=ends_step)
+        if self._penalty.supported:
+            loss, penalty = self.add_loss(output, y_true), self._penalty.value()
+        else:
+            loss, penalty = self.compute_loss(output, y_true), 0.0
+        # Losses are weighted by rows wherever several parts make up one step: DistributedData-
+        # Parallel averages over processes, so that their number is a factor too.
+        processes = world_size()
+        rows = int(batch_data[BATCH_ROWS]) if processes > 1 else len(y_true)
+        share = len(y_true) * processes / rows
+        in_parts = self.accumulation_steps > 1 or processes > 1
+        (loss * share * rows if in_parts else loss).backward()
+        self._rows_in_step += rows
+        if ends_step:
+            if in_parts:
+                for parameter in self.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self._rows_in_step)
+            if self._penalty.supported:
+                self._penalty.add_gradient()
+            norm = clip_gradients(self.parameters(), self._max_gradient_norm)
+            require_finite(self, loss, norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self._rows_in_step = 0
+        total = loss.detach() * share + penalty
+        self._loss_sum = self._loss_sum + total
+        self._loss_count += 1
+        if self._bar is not None and self._bar.update(len(y_true)):
+            # The look at the loss waits for the device; once a second it may.
+            mean = float(self._loss_sum) / self._loss_count
+            self._bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        return DeferredLoss(total)
+
+    def lr_decay(self, factor: float | None = None, min_lr: float = 1e-6) -> float:
+        """FuxiCTR's decay with the experiment's ``factor``."""
+        rate: float = super().lr_decay(self.factor if factor is None else factor, min_lr)
+        return rate
+
+    def _mean_loss(self) -> float:
+        """Mean training loss since the last evaluation, over all processes."""
+        total = torch.as_tensor(self._loss_sum, device=self.device)
+        return float(mean_over_processes(total)) / max(self._loss_count, 1)
+
+    def _parallel_forward(
+        self, batch_data: Mapping[str, Tensor], *, synchronise: bool
+    ) -> dict[str, Tensor]:
+        """The forward pass; with several processes, gradients meet in the backward pass."""
+        if world_size() == 1:
+            output: dict[str, Tensor] = self.forward(batch_data)
+            return output
+        if self._parallel is None:
+            if self.embedding_update == "lazy":
+                raise InputError("embedding_update: lazy runs in one process; use dense")
+            synchronise_batch_norm(self, self.device)
+            parallel = nn.parallel.DistributedDataParallel(self, broadcast_buffers=False)
+            # Not as an attribute of the module: the wrapper contains the module itself.
+            self._parallel = [parallel]
+        with nullcontext() if synchronise else self._parallel[0].no_sync():
+            output = self._parallel[0](batch_data)
+        return output
+
+    def eval_step(self) -> None:
+        super().eval_step()
+        self._save_due = True
+        if self._rows_in_step == 0:
+            self._save(self._first_batch + self._batch_index + 1, self._total_steps)
+
+    def evaluate(self, data_generator: Any, metrics: list[str] | None = None) -> dict[str, float]:
+        """FuxiCTR's evaluation, of all the experiment's metrics each time."""
+        wanted = list(dict.fromkeys([*(metrics or []), *self.validation_metrics]))
+        from_main(self)  # batch statistics may differ between processes
+        self._verbose = int(self._shows_progress)
+        result: dict[str, float] = super().evaluate(data_generator, metrics=wanted)
+        return result
+
+    def checkpoint_and_earlystop(self, logs: dict[str, float], min_delta: float = 1e-6) -> None:
+        """FuxiCTR's decision, after noting the evaluation in ``<expid>.history.csv``."""
+        self.evaluations.append(
+            {
+                "epoch": self._total_steps / self._steps_per_epoch,
+                "train_loss": self._mean_loss(),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                **logs,
+            }
+        )
+        self._loss_sum, self._loss_count = 0.0, 0
+        if is_main():
+            with write_aside(self.history_path) as partial:
+                pl.DataFrame(self.evaluations).write_csv(partial)
+            for name, value in self.evaluations[-1].items():
+                if self._tensorboard is not None:
+                    self._tensorboard.add_scalar(name, value, self._total_steps)
+        super().checkpoint_and_earlystop(logs, min_delta)
+
+    def evaluate_metrics(
+        self,
+        y_true: np.ndarray,
+        y_pred: np.ndarray,
+        metrics: list[str],
+        group_id: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """FuxiCTR's metrics over the rows of all processes, refusing a model that diverged."""
+        y_true, y_pred, group_id = map(gather_rows, (y_true, y_pred, group_id))
+        if not np.isfinite(y_pred).all():
+            raise InputError(
+                f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
+                "predictions are not finite: training diverged; try a lower learning_rate "
+                f"(now {self.optimizer.param_groups[0]['lr']:g}) or num_row"
+            )
+        return evaluate_metrics(y_true, y_pred, metrics, group_id)
+
+    def save_weights(self, checkpoint: str) -> None:
+        """Write the weights; the file appears only when it is complete."""
+        if is_main():
+            with write_aside(checkpoint) as partial:
+                torch.save(self.state_dict(), partial)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
+        if is_main():
+            load_checkpoint(self, checkpoint)
+        from_main(self)
+
+    # --- the state of a training
+
+    def _between_steps(self) -> None:
+        """Before a batch that begins an optimizer step: save if it is time, stop if asked to."""
+        minutes = self.checkpoint_minutes
+        if minutes is not None and time.monotonic() - self._saved_at > 60 * minutes:
+            self._save_due = True
+        if world_size() > 1:
+            # To ask the others costs a message, so it is done every now and then.
+            if self._total_steps % STEPS_BETWEEN_QUESTIONS:
+                return
+            due, number = any_process([self._save_due, self._signal or 0], self.device)
+            self._save_due, self._signal = bool(due), number or None
+        if self._save_due or self._signal is not None:
+            # FuxiCTR has counted the step that is about to begin.
+            self._save(self._first_batch + self._batch_index, self._total_steps - 1)
+        if self._signal is not None:
+            raise Interrupted(
+                self._signal,
+                f"stopped by {signal.Signals(self._signal).name} after step "
+                f"{self._total_steps - 1}; --resume goes on from there",
+            )
+
+    def _save(self, batches: int, total_steps: int) -> None:
+        """Save the state after ``batches`` of this epoch and ``total_steps`` of all."""
+        self._save_due = False
+        self._saved_at = time.monotonic()
+        if self._settings is None:
+            return
+        state = {
+            "settings": self._settings,
+            "epoch": self._epoch_index,
+            "batches": batches,
+            "total_steps": total_steps,
+            "weights": self.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best_metric": float(self._best_metric),
+            "stopping_steps": self._stopping_steps,
+            "stop_training": self._stop_training,
+            "evaluations": self.evaluations,
+            "loss_sum": self._loss_sum,
+            "loss_count": self._loss_count,
+            "random": gather(random_states()),
+        }
+        if not is_main():
+            return
+        try:
+            save_state(self.state_path, state)
+        except OSError as error:
+            # The training itself is sound; only the next interruption would cost more.
+            logging.warning("%s: state not saved: %s", self.state_path, error.strerror or error)
+
+    def _restore(self, state: Mapping[str, Any], data_generator: Any) -> None:
+        self.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._best_metric = state["best_metric"]
+        self._stopping_steps = state["stopping_steps"]
+        self._stop_training = state["stop_training"]
+        self._total_steps = state["total_steps"]
+        self._first_batch = state["batches"]
+        self.evaluations = list(state["evaluations"])
+        loss_sum = state["loss_sum"]
+        self._loss_sum = loss_sum.to(self.device) if isinstance(loss_sum, Tensor) else loss_sum
+        self._loss_count = state["loss_count"]
+        data_generator.start_at(epoch=state["epoch"], batch=state["batches"])
+        restore_random_states(state["random"][rank()])
+        logging.info(
+            "Resumed in epoch %d after %d batches, step %d",
+            state["epoch"] + 1,
+            state["batches"],
+            state["total_steps"],
+        )

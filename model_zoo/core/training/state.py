@@ -1,0 +1,97 @@
+"""The full state of a training, on disk: the last two are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.files import write_aside
+
+# Settings that may differ between a training and its continuation.
+FREE_TO_CHANGE = {"verbose", "epochs", "model_root", "checkpoint_minutes", "debug_mode"}
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state; the one before stays as ``<path>.previous``."""
+    with write_aside(path) as partial:
+        torch.save(dict(state), partial)
+        if path.exists():
+            os.replace(path, previous(path))
+
+
+def previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")
+
+
+def load_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The last readable state, or ``None`` where there is none at all.
+
+    An unreadable state is reported in the log and the one before it is used.
+
+    Args:
+        path: Where :func:`save_state` wrote.
+        settings: The settings of the training that is to go on.
+
+    Raises:
+        InputError: If no state is readable, or its settings differ: each is named.
+    """
+    unreadable = []
+    for file in (path, previous(path)):
+        if not file.exists():
+            continue
+        try:
+            # Only tensors and plain values are read; a state is never unpickled beyond that.
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            unreadable.append(f"{file}: not a readable state: {first_line(error)}")
+            logging.warning(unreadable[-1])
+            continue
+        _refuse_other_settings(file, state["settings"], settings)
+        return state
+    if unreadable:
+        raise InputError([*unreadable, "no state is left to resume from; train without --resume"])
+    return None
+
+
+def _refuse_other_settings(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    keys = sorted({*before, *now} - FREE_TO_CHANGE)
+    problems = [
+        f"{file}: {key} was {before.get(key)!r} and is {now.get(key)!r}; "
+        "a training resumes with the settings it began with"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def random_states() -> dict[str, Any]:
+    """States of every generator that a training draws from, as plain values and tensors."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *map(float, rest)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Continue every generator where :func:`random_states` saw it."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, gauss_value = states["numpy"]
+    keys = keys.numpy().astype(np.uint32)
+    np.random.set_state((name, keys, int(position), int(has_gauss), gauss_value))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
