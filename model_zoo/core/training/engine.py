@@ -79,17 +79,19 @@ class TrainableModel(BaseModel):
         tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(feature_map, **kwargs)
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
         if not 0.0 < factor <= 1.0:
             raise ValueError(f"factor must be in (0, 1], got {factor}")
         if checkpoint_minutes is not None and checkpoint_minutes <= 0:
             raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
-        self.accumulation_steps = accumulation_steps
-        self.factor = factor
+        # Before the next class, which may be a whole model: that calls compile() itself.
         self.precision = precision
         self.embedding_update = embedding_update
+        self._optimizer: Any = None
+        super().__init__(feature_map, **kwargs)
+        self.accumulation_steps = accumulation_steps
+        self.factor = factor
         self.checkpoint_minutes = checkpoint_minutes
         self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None
         # FuxiCTR's progress bars are for people; the training's own also has loss and rows/s.
@@ -101,7 +103,6 @@ class TrainableModel(BaseModel):
         self._loss_count = 0
         self._rows_in_step = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
-        self._optimizer: Any = None
         self._penalty: L2Penalty | None = None
         self._parallel: list[nn.Module] | None = None
         self._settings: Mapping[str, Any] | None = None
