@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_zoo.QIN.layers.attention import dots, weighted_sums
-from model_zoo.QIN.layers.quadratic import linear
+from model_zoo.QIN.layers.kernels import dots, grouped_dots, linear, weighted_sums
 
 Kind = Literal["categorical", "sequence", "numeric", "embedding"]
 
 # Rows that go through the network together: on a CPU few enough to stay in its cache.
 ROWS = {"cpu": 2_048}
-SLOTS = 4_096  # history items whose vectors are gathered at a time, likewise
 MANY = 2**22
 
 
@@ -277,32 +275,3 @@ class FoldedQIN(nn.Module):
             self.vectors, history[active], weight[active], owners[active], len(target)
         )
         return pooled, weight
-
-
-def grouped_dots(queries: Tensor, vectors: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
-    """queries[b] · vectors[j] for each item j of each row b's history, packed, (T,).
-
-    The same as :func:`dots`, and in bfloat16 faster on a CPU: rows of like length are padded
-    with item 0 and multiplied as one batch of matrices.
-
-    Args:
-        queries: (B, D)
-        vectors: (I, D)
-        history: Rows of ``vectors`` for all b one after the other, (T,).
-        lengths: How many belong to each b, (B,).
-    """
-    rows, longest = len(lengths), int(lengths.max()) if len(lengths) else 0
-    mask = torch.arange(longest) < lengths.unsqueeze(1)  # (B, L)
-    order = lengths.argsort(descending=True)
-    padded = history.new_zeros(rows, longest).masked_scatter_(mask, history)[order]
-    queries = queries[order].unsqueeze(2)  # (B, D, 1)
-    products = queries.new_zeros(rows, longest, 1)
-    sizes, start = lengths[order].tolist(), 0
-    while start < rows and sizes[start] > 0:
-        size = sizes[start]
-        some = slice(start, start + max(1, SLOTS // size))
-        ids = padded[some, :size]
-        gathered = vectors.index_select(0, ids.flatten()).view(*ids.shape, -1)
-        products[some, :size] = torch.bmm(gathered, queries[some])
-        start = some.stop
-    return products.squeeze(2)[order.argsort()][mask]

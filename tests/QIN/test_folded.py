@@ -16,7 +16,7 @@ from model_zoo.QIN import fold as fold_module
 from model_zoo.QIN import folded as folded_module
 from model_zoo.QIN.fold import fold
 from model_zoo.QIN.folded import FoldedQIN
-from model_zoo.QIN.layers import quadratic
+from model_zoo.QIN.layers import kernels
 from model_zoo.QIN.model import QIN
 from tests import oracles
 from tests.QIN import test_golden
@@ -213,7 +213,7 @@ def test_both_forms_of_one_user_and_rows_agree(
     convolves: bool,
 ) -> None:
     """Fewer history items than candidates or more, and by the kernels of AMD's processors."""
-    monkeypatch.setattr(quadratic, "_on_amd", lambda: convolves)
+    monkeypatch.setattr(kernels, "_on_amd", lambda: convolves)
     folded, batch = fold(model), make_batch(max(candidates, 1))
     context = {name: values[:candidates] for name, values in context_of(model, batch).items()}
     target, items = batch["item_id"][:candidates], torch.tensor(history, dtype=torch.long)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_zoo.QIN.folded import grouped_dots
-from model_zoo.QIN.layers.attention import dots
+from model_zoo.QIN.layers.kernels import dots, grouped_dots
 
 
 @settings(max_examples=40, deadline=None)
@@ -30,5 +29,5 @@ def test_groups_smaller_than_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, queries = torch.randn(6, 4), torch.randn(5, 4)
     history = torch.randint(0, 6, (14,))
     whole = grouped_dots(queries, vectors, history, lengths)
-    monkeypatch.setattr("model_zoo.QIN.folded.SLOTS", 4)
+    monkeypatch.setattr("model_zoo.QIN.layers.kernels.SLOTS", 4)
     torch.testing.assert_close(grouped_dots(queries, vectors, history, lengths), whole)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from model_zoo.QIN.layers import kernels
 
 
 class AdaptiveSparseTargetAttention(nn.Module):
@@ -110,12 +110,8 @@ class AdaptiveSparseTargetAttention(nn.Module):
                 f"index must be {tuple(rows.shape)} like rows, got {tuple(index.shape)}"
             )
         query = self._project_query(target)  # (B, D)
-        if history.device.type == "cpu" and not torch.compiler.is_compiling():
-            if index is None:
-                index = torch.arange(len(rows))
-            arguments = (query, history, *_sorted_by_row(rows, index))
-            pooled: Tensor = _Pooled.apply(*arguments)  # type: ignore[no-untyped-call]
-            return self._output(pooled, target)
+        if kernels.available(history):
+            return self._output(kernels.pooled(query, history, rows, index), target)
         if index is not None:
             history = history.index_select(0, index)  # (T, D)
         score = (history * query.index_select(0, rows)).sum(dim=1, keepdim=True)  # (T, 1)
@@ -130,69 +126,3 @@ class AdaptiveSparseTargetAttention(nn.Module):
     def _output(self, pooled: Tensor, target: Tensor) -> Tensor:
         output: Tensor = self.W_o(self.W_v(pooled)) + target
         return output
-
-
-class _Pooled(torch.autograd.Function):
-    """Σ_l ReLU(h_l · u) h_l of every row, without a vector for each history item.
-
-    Vectors are read where they lie, once for each step of the formula. Items of weight 0 are
-    left out of everything after the scores: neither the output nor a gradient needs them.
-
-    Shapes: query u (B, D), items (U, D), rows and index (T,), rows ascending -> (B, D).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, items: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        dtype = torch.promote_types(items.dtype, torch.float32)  # autocast must not sum in bf16
-        ctx.dtypes = query.dtype, items.dtype
-        query, items = query.to(dtype), items.to(dtype)
-        score = dots(query, rows, items, index)  # (T,)
-        # Not "above 0": a score that is no number has to reach the loss, where it is noticed.
-        active = (score <= 0).logical_not().nonzero().squeeze(1)
-        weight, rows, index = score[active], rows[active], index[active]
-        ctx.save_for_backward(query, items, weight, rows, index)
-        return weighted_sums(items, index, weight, rows, len(query))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, items, weight, rows, index = ctx.saved_tensors
-        grad = grad.to(query.dtype)
-        to_weight = dots(grad, rows, items, index)
-        to_query = weighted_sums(items, index, to_weight, rows, len(query))
-        # An item receives weight · grad + to_weight · u from each place where it stands.
-        order = index.argsort()
-        places = torch.stack([rows, rows + len(query)], dim=1)[order].flatten()
-        factors = torch.stack([weight, to_weight], dim=1)[order].flatten()
-        owners = index[order].repeat_interleave(2)
-        to_items = weighted_sums(torch.cat([grad, query]), places, factors, owners, len(items))
-        return to_query.to(ctx.dtypes[0]), to_items.to(ctx.dtypes[1]), None, None
-
-
-def _sorted_by_row(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    if (rows[1:] < rows[:-1]).any():
-        rows, order = rows.sort()
-        index = index[order]
-    return rows, index
-
-
-def dots(left: Tensor, i: Tensor, right: Tensor, j: Tensor) -> Tensor:
-    """left[i] · right[j] for each pair of i and j, (T,), without gathering the rows.
-
-    As torch computes it for the gradient of an embedding bag's weights.
-    """
-    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left, right, j, j[:0], i, mode=0
-    )
-    return products
-
-
-def weighted_sums(
-    vectors: Tensor, index: Tensor, weight: Tensor, owners: Tensor, count: int
-) -> Tensor:
-    """Σ weight · vectors[index] for each of ``count`` owners; ``owners`` (T,) ascends."""
-    sizes = torch.bincount(owners, minlength=count)
-    starts = sizes.cumsum(0) - sizes
-    return nn.functional.embedding_bag(
-        index, vectors, starts, mode="sum", per_sample_weights=weight
-    )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_zoo.QIN.layers import QuadraticLayer, QuadraticNeuralNetwork
-from model_zoo.QIN.layers.quadratic import _keep_mask
+from model_zoo.QIN.layers.kernels import keep_mask
 from tests import oracles
 from tests.conftest import CATEGORICAL, SEQUENCE, build_qin
 
@@ -86,7 +86,7 @@ def test_dropout_masks_each_row_of_a_layer_separately() -> None:
 @pytest.mark.parametrize("p", [0.1, 0.5, 1e-6, 0.999999])
 def test_dropout_keeps_the_share_and_the_expectation(p: float) -> None:
     count = 1_000_003
-    keep, scale = _keep_mask((count,), p)
+    keep, scale = keep_mask((count,), p)
     share = 1 / scale
     assert share == pytest.approx(1 - p, abs=2**-16)
     spread = (share * (1 - share) / count) ** 0.5
@@ -96,7 +96,7 @@ def test_dropout_keeps_the_share_and_the_expectation(p: float) -> None:
 
 def test_elements_are_dropped_independently() -> None:
     """Neighbours come from one draw of 64 bits: no pair of lanes may go together."""
-    keep = _keep_mask((400_000, 4), 0.3)[0].double()
+    keep = keep_mask((400_000, 4), 0.3)[0].double()
     correlation = torch.corrcoef(torch.cat([keep[:-1], keep[1:]], dim=1).T) - torch.eye(8)
     assert float(keep.mean(dim=0).sub(0.7).abs().max()) < 0.005
     assert float(correlation.abs().max()) < 0.01
@@ -106,7 +106,7 @@ def test_elements_are_dropped_independently() -> None:
 @pytest.mark.parametrize("dropout", [0.4, 0.0])
 def test_gradients_in_training(monkeypatch: pytest.MonkeyPatch, bias: bool, dropout: float) -> None:
     """The masks are fixed by the seed; several chunks, the last of them smaller."""
-    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CHUNK", 3)
+    monkeypatch.setattr("model_zoo.QIN.layers.kernels.CHUNK", 3)
     layer = QuadraticLayer(4, num_row=3, dropout=dropout, bias=bias).double().train()
     x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
 
@@ -122,8 +122,8 @@ def test_gradients_in_training(monkeypatch: pytest.MonkeyPatch, bias: bool, drop
 def test_gradients_of_a_network_in_training(
     monkeypatch: pytest.MonkeyPatch, net_dropout: float
 ) -> None:
-    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CHUNK", 3)
-    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.POINTWISE", 8)
+    monkeypatch.setattr("model_zoo.QIN.layers.kernels.CHUNK", 3)
+    monkeypatch.setattr("model_zoo.QIN.layers.kernels.POINTWISE", 8)
     network = QuadraticNeuralNetwork(4, num_layers=2, num_row=2, net_dropout=net_dropout)
     network.double().train()
     x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
@@ -157,8 +157,8 @@ def test_float32_and_bfloat16_equal_the_formula_with_the_same_masks(
     monkeypatch: pytest.MonkeyPatch, amd: bool, dropout: float
 ) -> None:
     """float32 goes through other kernels than float64, which the other tests use."""
-    monkeypatch.setattr("model_zoo.QIN.layers.quadratic._on_amd", lambda: amd)
-    monkeypatch.setattr("model_zoo.QIN.layers.quadratic.CONVOLVED", 1)
+    monkeypatch.setattr("model_zoo.QIN.layers.kernels._on_amd", lambda: amd)
+    monkeypatch.setattr("model_zoo.QIN.layers.kernels.CONVOLVED", 1)
     layer = QuadraticLayer(40, num_row=3, dropout=dropout).train()
     x = torch.randn(33, 40, requires_grad=True)
 
