@@ -218,7 +218,7 @@ def test_a_full_disk_does_not_end_the_training(
     def disk_full(path: Path, state: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model_zoo.core.training.engine.save_state", disk_full)
+    monkeypatch.setattr("model_zoo.core.training.resume.save_state", disk_full)
     run_experiment("config", "QIN_test", overrides=SETTINGS)
     log = MODEL.with_suffix(".log").read_text()
     assert "QIN_test.state: state not saved: No space left on device" in log

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,38 +13,31 @@ import numpy as np
 import polars as pl
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_loss
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from model_zoo.core.data.loader import BATCH_ROWS
-from model_zoo.core.errors import InputError, Interrupted
+from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.core.training.metrics import evaluate_metrics
 from model_zoo.core.training.optimizer import L2Penalty, LazyAdam, build_optimizer, clip_gradients
 from model_zoo.core.training.processes import (
-    any_process,
     from_main,
-    gather,
     gather_rows,
     is_main,
     mean_over_processes,
-    rank,
     synchronise_batch_norm,
     world_size,
 )
-from model_zoo.core.training.signals import noting_signals
-from model_zoo.core.training.state import random_states, restore_random_states, save_state
+from model_zoo.core.training.resume import ResumableModel
 from model_zoo.core.training.watch import DeferredLoss, require_finite
-from model_zoo.QIN.checkpoint import load_checkpoint
-
-STEPS_BETWEEN_QUESTIONS = 20
+from model_zoo.core.training.weights import load_checkpoint
 
 
-class TrainableModel(BaseModel):
+class TrainableModel(ResumableModel):
     """FuxiCTR's ``fit`` stays the driver; its hooks are given what the loop lacks.
 
     Args:
@@ -58,10 +48,8 @@ class TrainableModel(BaseModel):
             gradients and the loss are float32 either way.
         embedding_update: ``lazy`` updates (and regularises) only the rows of embedding
             tables that are in the batch, so that a step's time does not depend on their size.
-        checkpoint_minutes: Minutes between two saved states; ``None`` saves only at
-            evaluations.
         tensorboard: Write every evaluation for TensorBoard too.
-        **kwargs: FuxiCTR's own arguments.
+        **kwargs: Those of :class:`ResumableModel`, and FuxiCTR's own arguments.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -75,7 +63,6 @@ class TrainableModel(BaseModel):
         factor: float = 0.5,
         precision: Literal["fp32", "bf16"] = "fp32",
         embedding_update: Literal["dense", "lazy"] = "dense",
-        checkpoint_minutes: float | None = 10.0,
         tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -83,8 +70,6 @@ class TrainableModel(BaseModel):
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
         if not 0.0 < factor <= 1.0:
             raise ValueError(f"factor must be in (0, 1], got {factor}")
-        if checkpoint_minutes is not None and checkpoint_minutes <= 0:
-            raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
         # Before the next class, which may be a whole model: that calls compile() itself.
         self.precision = precision
         self.embedding_update = embedding_update
@@ -92,24 +77,14 @@ class TrainableModel(BaseModel):
         super().__init__(feature_map, **kwargs)
         self.accumulation_steps = accumulation_steps
         self.factor = factor
-        self.checkpoint_minutes = checkpoint_minutes
         self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None
         # FuxiCTR's progress bars are for people; the training's own also has loss and rows/s.
         self._shows_progress = self._verbose > 0 and sys.stdout.isatty() and is_main()
         self._verbose = int(self._shows_progress)
         self._bar: tqdm[Any] | None = None
-        self.evaluations: list[dict[str, float]] = []
-        self._loss_sum: Tensor | float = 0.0
-        self._loss_count = 0
         self._rows_in_step = 0
-        self._first_batch = 0  # of this epoch, when it goes on in its middle
         self._penalty: L2Penalty | None = None
         self._parallel: list[nn.Module] | None = None
-        self._settings: Mapping[str, Any] | None = None
-        self._resumed: dict[str, Any] | None = None
-        self._save_due = False
-        self._saved_at = time.monotonic()
-        self._signal: int | None = None
 
     # --- what a subclass uses
 
@@ -118,35 +93,9 @@ class TrainableModel(BaseModel):
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    # --- what an experiment uses
-
-    def keep_states(
-        self, settings: Mapping[str, Any], resumed: dict[str, Any] | None = None
-    ) -> None:
-        """Save the training's state while it runs, and begin with ``resumed`` if given.
-
-        Args:
-            settings: What a continuation must have in common with this training.
-            resumed: A state of :func:`model_zoo.core.training.state.load_state`.
-        """
-        self._settings = dict(settings)
-        self._resumed = resumed
-
-    @property
-    def state_path(self) -> Path:
-        return Path(self.checkpoint).with_suffix(".state")
-
     @property
     def history_path(self) -> Path:
         return Path(self.checkpoint).with_suffix(".history.csv")
-
-    def stopping_on_signals(self) -> AbstractContextManager[None]:
-        """SIGTERM and Ctrl-C end the training after its current step, with a saved state."""
-
-        def note(number: int) -> None:
-            self._signal = number
-
-        return noting_signals(note)
 
     # --- FuxiCTR's hooks
 
@@ -234,7 +183,14 @@ class TrainableModel(BaseModel):
             if self._penalty.supported:
                 self._penalty.add_gradient()
             norm = clip_gradients(self.parameters(), self._max_gradient_norm)
-            require_finite(self, loss, norm)
+            require_finite(
+                self,
+                loss,
+                norm,
+                step=self._total_steps,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                checkpoint=self.checkpoint,
+            )
             self.optimizer.step()
             self.optimizer.zero_grad()
             self._rows_in_step = 0
@@ -336,76 +292,3 @@ class TrainableModel(BaseModel):
         if is_main():
             load_checkpoint(self, checkpoint)
         from_main(self)
-
-    # --- the state of a training
-
-    def _between_steps(self) -> None:
-        """Before a batch that begins an optimizer step: save if it is time, stop if asked to."""
-        minutes = self.checkpoint_minutes
-        if minutes is not None and time.monotonic() - self._saved_at > 60 * minutes:
-            self._save_due = True
-        if world_size() > 1:
-            # To ask the others costs a message, so it is done every now and then.
-            if self._total_steps % STEPS_BETWEEN_QUESTIONS:
-                return
-            due, number = any_process([self._save_due, self._signal or 0], self.device)
-            self._save_due, self._signal = bool(due), number or None
-        if self._save_due or self._signal is not None:
-            # FuxiCTR has counted the step that is about to begin.
-            self._save(self._first_batch + self._batch_index, self._total_steps - 1)
-        if self._signal is not None:
-            raise Interrupted(
-                self._signal,
-                f"stopped by {signal.Signals(self._signal).name} after step "
-                f"{self._total_steps - 1}; --resume goes on from there",
-            )
-
-    def _save(self, batches: int, total_steps: int) -> None:
-        """Save the state after ``batches`` of this epoch and ``total_steps`` of all."""
-        self._save_due = False
-        self._saved_at = time.monotonic()
-        if self._settings is None:
-            return
-        state = {
-            "settings": self._settings,
-            "epoch": self._epoch_index,
-            "batches": batches,
-            "total_steps": total_steps,
-            "weights": self.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best_metric": float(self._best_metric),
-            "stopping_steps": self._stopping_steps,
-            "stop_training": self._stop_training,
-            "evaluations": self.evaluations,
-            "loss_sum": self._loss_sum,
-            "loss_count": self._loss_count,
-            "random": gather(random_states()),
-        }
-        if not is_main():
-            return
-        try:
-            save_state(self.state_path, state)
-        except OSError as error:
-            # The training itself is sound; only the next interruption would cost more.
-            logging.warning("%s: state not saved: %s", self.state_path, error.strerror or error)
-
-    def _restore(self, state: Mapping[str, Any], data_generator: Any) -> None:
-        self.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._best_metric = state["best_metric"]
-        self._stopping_steps = state["stopping_steps"]
-        self._stop_training = state["stop_training"]
-        self._total_steps = state["total_steps"]
-        self._first_batch = state["batches"]
-        self.evaluations = list(state["evaluations"])
-        loss_sum = state["loss_sum"]
-        self._loss_sum = loss_sum.to(self.device) if isinstance(loss_sum, Tensor) else loss_sum
-        self._loss_count = state["loss_count"]
-        data_generator.start_at(epoch=state["epoch"], batch=state["batches"])
-        restore_random_states(state["random"][rank()])
-        logging.info(
-            "Resumed in epoch %d after %d batches, step %d",
-            state["epoch"] + 1,
-            state["batches"],
-            state["total_steps"],
-        )

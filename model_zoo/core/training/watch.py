@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_zoo.core.errors import InputError
-
-if TYPE_CHECKING:
-    from model_zoo.core.training.engine import TrainableModel
 
 STEPS_BETWEEN_LOOKS = 100  # on CUDA, where a look waits for the device
 
 
-def require_finite(model: TrainableModel, loss: Tensor, norm: Tensor) -> None:
+def require_finite(
+    model: nn.Module,
+    loss: Tensor,
+    norm: Tensor,
+    *,
+    step: int,
+    learning_rate: float,
+    checkpoint: str | Path,
+) -> None:
     """Stop before a step that would destroy the weights.
 
     On CUDA only every hundredth step is looked at: what is not finite stays so.
+
+    Args:
+        model: The model, with its gradients.
+        loss: Of the step.
+        norm: Of all gradients.
+        step: Number of the step, from 1.
+        learning_rate: For the message.
+        checkpoint: Where the best weights so far are, if there are any; it names the experiment.
 
     Raises:
         InputError: If loss or gradient norm is not finite; names the step, the learning rate
             and the largest gradients.
     """
-    if model.device.type == "cuda" and model._total_steps % STEPS_BETWEEN_LOOKS:
+    if loss.device.type == "cuda" and step % STEPS_BETWEEN_LOOKS:
         return
     if torch.isfinite(norm) and torch.isfinite(loss):
         return
@@ -36,12 +48,13 @@ def require_finite(model: TrainableModel, loss: Tensor, norm: Tensor) -> None:
         if parameter.grad is not None
     }
     worst = sorted(sizes, key=lambda name: -np.nan_to_num(sizes[name], nan=np.inf))[:5]
+    checkpoint = Path(checkpoint)
     raise InputError(
-        f"{model.model_id}: step {model._total_steps}: loss {float(loss.detach())}, gradient "
-        f"norm {float(norm)}, expected finite numbers; learning_rate "
-        f"{model.optimizer.param_groups[0]['lr']:g}; largest gradients: "
+        f"{checkpoint.stem}: step {step}: loss {float(loss.detach())}, gradient norm "
+        f"{float(norm)}, expected finite numbers; learning_rate {learning_rate:g}; largest "
+        "gradients: "
         + ", ".join(f"{name} {sizes[name]:g}" for name in worst)
-        + f"; the best weights so far are in {model.checkpoint}" * Path(model.checkpoint).is_file()
+        + f"; the best weights so far are in {checkpoint}" * checkpoint.is_file()
     )
 
 
