@@ -42,6 +42,7 @@ class ResumableModel(BaseModel):
         self.evaluations: list[dict[str, float]] = []
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
+        self._total_steps = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
         self._settings: Mapping[str, Any] | None = None
         self._resumed: dict[str, Any] | None = None
