@@ -264,5 +264,5 @@ def test_the_own_model_of_the_page_trains(workspace: Path, monkeypatch: pytest.M
     exec(code, {"__name__": "page"})
     with open(workspace / "config" / "model_config.yaml", "a", encoding="utf-8") as file:
         file.write(f"\n{settings}")
-    results = run_experiment("config", "MeanPooling_test")
-    assert 0.0 < results["valid"]["logloss"] < 1.0
+    faster = ["batch_size=64", "learning_rate=0.01", "epochs=5"]  # 600 rows
+    assert run_experiment("config", "MeanPooling_test", overrides=faster)["valid"]["AUC"] > 0.6
