@@ -124,7 +124,7 @@ def parsing_only(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Parsed(self, parse(self, args))  # type: ignore[call-overload]
 
     def error(self: argparse.ArgumentParser, message: str) -> None:
-        raise Refused(f"{message}; options: {self.format_help()}")
+        raise Refused(f"{message}\n{self.format_usage()}")
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(argparse.ArgumentParser, "error", error)
