@@ -121,6 +121,13 @@ class ItemHistoryModel(TrainableModel):
         rows = torch.arange(len(length), device=self.device)
         return history, rows.repeat_interleave(length, output_size=len(history))
 
+    def longest_history(self, inputs: Mapping[str, Tensor]) -> int:
+        """Items of the longest history; a wait for the device only if the batch comes from it."""
+        history = inputs[self.history_col]
+        if history.dim() == 2:
+            return history.shape[1]
+        return int(inputs[self.history_col + LENGTH_SUFFIX].max())
+
     def on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
