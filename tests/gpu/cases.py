@@ -1,4 +1,4 @@
-"""What runs on the stand-in: the models, the ways they are trained, and planted mistakes.
+"""What runs on the stand-in: every model, each way it is trained, evaluation, and mistakes.
 
 ``python -m tests.gpu.cases FOLDER`` runs all cases in a process of their own, which they leave
 with another device, and writes a :class:`Report` of each, by name, to ``FOLDER/reports.json``.
@@ -22,36 +22,16 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from model_zoo import get_model
 from model_zoo.core.commands.experiment import run_experiment
-from model_zoo.core.data.block import Block
-from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.QIN.fold import fold
-from tests.conftest import ROOT, feature_map
+from tests.conftest import ROOT
 from tests.gpu.device import StandIn, register, running
-from tests.QIN.test_model import ITEMS, item_columns
-from tests.serving.made import FEATURES
+from tests.gpu.mistakes import PLANTED
+from tests.gpu.models import MODELS, build, padded, rows
 
-# Each own model of the registry with what it needs besides COMMON; a new one is one line.
-MODELS: dict[str, dict[str, Any]] = {
-    "QIN": {"num_layers": 2, "num_row": 3},
-}
-COMMON = {
-    "learning_rate": 1e-3,
-    "optimizer": "adam",
-    "loss": "binary_crossentropy",
-    "metrics": ["AUC", "logloss"],
-    "verbose": 0,
-    "embedding_dim": 4,
-    "net_dropout": 0.0,
-    "embedding_regularizer": 1e-3,
-    "net_regularizer": 1e-3,
-}
 FEW, MANY = 3, 24  # rows of a batch whose distinct items are encoded, and of one where all are
-
-Mistake = Callable[[type], type]  # a model class -> one that does something wrong
 
 
 @dataclass
@@ -62,60 +42,13 @@ class Report:
         waits: ``"<place> <operator>"`` -> the wait in words.
         error: What ended the case, if it did not end well.
         numbers: What the case found on the ``device`` and on the ``cpu``: losses, metrics, logits.
-        apart: The largest difference of a weight after the case.
+        apart: How far the weights are from the CPU's after the case: the most, and on average.
     """
 
     waits: dict[str, str] = field(default_factory=dict)
     error: str = ""
     numbers: dict[str, list[float]] = field(default_factory=dict)
-    apart: float = 0.0
-
-
-def build(
-    name: str, folder: Path, *, gpu: int, mistake: Mistake | None = None, **settings: Any
-) -> Any:
-    """A model on all kinds of features, with the same weights on every device."""
-    torch.manual_seed(0)
-    kind = get_model(name)
-    model = (kind if mistake is None else mistake(kind))(
-        feature_map(FEATURES, COMMON["embedding_dim"]),
-        gpu=gpu,
-        item_table=ItemTable(item_columns()),
-        **({**COMMON, "model_root": str(folder)} | MODELS[name] | settings),
-    )
-    for parameter in model.embedding_layer.parameters():
-        # FuxiCTR's 1e-4 would hide a wrong embedding.
-        parameter.data.copy_(torch.randn(parameter.shape))
-    return model
-
-
-def rows(count: int) -> Block:
-    """Rows as the loader holds them, in main memory."""
-    torch.manual_seed(1)
-    lengths = torch.arange(count) % 5  # the first has no history
-    return Block(
-        {
-            "item_id": torch.randint(1, ITEMS, (count,), dtype=torch.uint8),
-            "level": torch.randint(0, 4, (count,), dtype=torch.uint8),
-            "hour": torch.randint(0, 3, (count,), dtype=torch.uint8),
-            "age": torch.randn(count),
-            "likes": torch.randint(0, 9, (count, 4), dtype=torch.uint8),
-            "seen": torch.randint(0, 6, (count, 3), dtype=torch.uint8),
-            "profile": torch.randn(count, 5),
-            "label": (torch.arange(count) % 2).float(),
-        },
-        torch.randint(1, ITEMS, (int(lengths.sum()),), dtype=torch.uint8),
-        lengths,
-        "item_seq",
-    )
-
-
-def padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with a slot for each history item."""
-    lengths = batch.pop("item_seq_length").tolist()
-    parts = batch["item_seq"].split(lengths)
-    batch["item_seq"] = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-    return batch
+    apart: tuple[float, float] = (0.0, 0.0)
 
 
 def train(
@@ -161,14 +94,14 @@ def train(
         weights.append(
             torch.cat([weight.detach().cpu().flatten() for weight in model.parameters()])
         )
-    report.apart = float((weights[0] - weights[1]).abs().max())
+    distances = (weights[0] - weights[1]).abs()
+    report.apart = float(distances.max()), float(distances.mean())
 
 
 def evaluate(report: Report, device: StandIn, folder: Path, name: str, **settings: Any) -> None:
     """``evaluate`` over two batches."""
     for where, gpu in (("device", 0), ("cpu", -1)):
         model = build(name, folder, gpu=gpu, **settings)
-        model.optimizer  # noqa: B018 - its learning rate is part of a message
         block = rows(2 * MANY)
         halves = [block.slice(0, MANY).batch(), block.slice(MANY, 2 * MANY).batch()]
         device.waits.clear()
@@ -183,9 +116,7 @@ def folded(report: Report, device: StandIn, folder: Path, *, form: str, **settin
         model = build("QIN", folder, gpu=gpu)
         product = fold(model.eval(), **settings)
         batch = {
-            key: value.to(model.device)
-            if value.is_floating_point()
-            else value.long().to(model.device)
+            key: (value if value.is_floating_point() else value.long()).to(model.device)
             for key, value in rows(MANY).batch().items()
         }
         device.waits.clear()
@@ -260,81 +191,6 @@ def chdir(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-# --- planted mistakes
-
-
-def number_in_step(kind: type) -> type:
-    class Planted(kind):  # type: ignore[misc, valid-type]
-        def train_step(self, batch: Any) -> Any:
-            loss = super().train_step(batch)
-            self.last = loss.item().item()
-            return loss
-
-    return Planted
-
-
-def number_in_forward(kind: type) -> type:
-    class Planted(kind):  # type: ignore[misc, valid-type]
-        def forward(self, inputs: Any) -> Any:
-            output = super().forward(inputs)
-            if output["logit"].mean() > 1e6:
-                raise RuntimeError("cannot be")
-            return output
-
-    return Planted
-
-
-def size_in_backward(kind: type) -> type:
-    class Planted(kind):  # type: ignore[misc, valid-type]
-        def forward(self, inputs: Any) -> Any:
-            output = super().forward(inputs)
-            output["y_pred"] = _Sized.apply(output["y_pred"])
-            return output
-
-    return Planted
-
-
-class _Sized(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad.nonzero()
-        return grad
-
-
-def mask_in_forward(kind: type) -> type:
-    """The gradient of a selection by mask waits too, in torch's own code."""
-
-    class Planted(kind):  # type: ignore[misc, valid-type]
-        def forward(self, inputs: Any) -> Any:
-            output = super().forward(inputs)
-            mask = output["y_pred"] >= 0
-            output["y_pred"] = output["y_pred"][mask].view(-1, 1)
-            return output
-
-    return Planted
-
-
-def blocking_copy(kind: type) -> type:
-    class Planted(kind):  # type: ignore[misc, valid-type]
-        def get_labels(self, inputs: Any) -> Tensor:
-            return inputs["label"].to(self.device).view(-1, 1)
-
-    return Planted
-
-
-def tensor_of_the_cpu(kind: type) -> type:
-    class Planted(kind):  # type: ignore[misc, valid-type]
-        def add_loss(self, output: Any, y_true: Tensor) -> Tensor:
-            loss = super().add_loss(output, y_true)
-            return loss + (output["y_pred"] * torch.ones(len(y_true), 1)).mean() * 0
-
-    return Planted
-
-
 CASES: dict[str, Callable[..., None]] = {}
 for model in MODELS:
     step = partial(train, name=model)
@@ -364,17 +220,6 @@ CASES |= {
     "folded, rows": partial(folded, form="rows"),
     "folded, one user": partial(folded, form="user"),
     "folded, rows, bf16": partial(folded, form="rows", dtype=torch.bfloat16),
-}
-PLANTED: dict[str, Mistake] = {
-    mistake.__name__: mistake
-    for mistake in (
-        number_in_step,
-        number_in_forward,
-        size_in_backward,
-        mask_in_forward,
-        blocking_copy,
-        tensor_of_the_cpu,
-    )
 }
 CASES |= {
     name: partial(train, name=next(iter(MODELS)), mistake=mistake)

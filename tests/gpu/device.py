@@ -4,7 +4,8 @@ torch lets Python register a device. A :class:`DeviceTensor` is on it for all th
 model can see, and keeps its numbers in a tensor on the CPU. Every operator comes past
 :class:`StandIn`, which
 
-- refuses tensors of two devices in one operation, as CUDA does;
+- refuses tensors of two devices in one operation, as CUDA does, and also an index on the CPU,
+  which CUDA would first copy;
 - notes a :class:`Wait` wherever the CPU would have to wait for a GPU: for a number
   (``item()``, ``bool(tensor)``), for a size (``nonzero``, ``unique``), or for a copy between
   devices that is not ``non_blocking``. That also holds for copies to the device: CUDA first
@@ -12,9 +13,10 @@ model can see, and keeps its numbers in a tensor on the CPU. Every operator come
 
 The numbers are real, so what waits goes on, and results can be compared with the CPU's.
 
-What it is not: its type is ``standin``, so code for ``cuda`` only (pinned memory, the free
-memory of a card) is not run. Kernels are the CPU's; what a CUDA kernel does inside, such as a
-sort that waits, is not seen. Time means nothing.
+What it is not: its type is ``standin``. So code for the CPU only is not run, as on a GPU, but
+neither is code for ``cuda`` only: pinned memory, the share of a card's memory that rows may take,
+and CUDA's own size of a catalogue that is encoded whole. Kernels are the CPU's; what a CUDA
+kernel does inside, such as a sort that waits, is not seen. Time means nothing.
 
 Registering changes a process for good; see ``tests/gpu/conftest.py``.
 """
@@ -44,7 +46,9 @@ from tests.gpu.autocast import cast_as_on_cuda
 NAME = "standin"
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Where a place in the code is looked for: here, or in FuxiCTR; not in torch or in this file.
-_OURS = re.compile(rf"{re.escape(str(ROOT))}/(.+)|.*/site-packages/(fuxictr/.+)")
+_OURS = re.compile(
+    rf"{re.escape(str(ROOT))}/((?:model_zoo|tests)/.+)|.*/site-packages/(fuxictr/.+)"
+)
 _TRACED = re.compile(r'\s*File "(.+)", line (\d+), in (\S+)')
 # On CUDA these need a number from the device before they can go on.
 WAITING = {

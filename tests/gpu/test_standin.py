@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from model_zoo import available_models
-from tests.gpu.cases import CASES, MODELS, PLANTED
+from tests.gpu.cases import CASES
+from tests.gpu.mistakes import PLANTED
+from tests.gpu.models import MODELS
 
 SOUND = [name for name in CASES if name not in PLANTED]
 Reports = dict[str, dict[str, Any]]
@@ -109,8 +111,11 @@ def test_the_device_computes_what_the_cpu_does(reports: Reports, case: str) -> N
     tolerance = 0.05 if "bf16" in case else 1e-4
     numbers = report["numbers"]
     assert numbers["device"] == pytest.approx(numbers["cpu"], rel=tolerance, abs=tolerance)
-    if "bf16" not in case:  # Adam makes whole steps of small differences
-        assert report["apart"] < 1e-4
+    if "bf16" not in case:
+        largest, mean = report["apart"]
+        assert mean < 1e-5
+        # Adam makes whole steps of a gradient that is nothing but rounding.
+        assert largest < 1e-6 or "SGD" not in case
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -151,10 +156,10 @@ def test_a_planted_wait_is_found(reports: Reports, case: str, place: str, operat
     assert reports[case]["error"] == ""
     found = [text for text in unlisted(case, reports[case]["waits"]) if f" {operator} " in text]
     assert len(found) == 1
-    assert found[0].startswith(f"tests/gpu/cases.py:{place} (line ")
+    assert found[0].startswith(f"tests/gpu/mistakes.py:{place} (line ")
 
 
 def test_a_planted_tensor_of_the_cpu_is_found(reports: Reports) -> None:
     error = reports["tensor_of_the_cpu"]["error"]
-    assert error.startswith("MixedDevicesError: tests/gpu/cases.py:add_loss (line ")
+    assert error.startswith("MixedDevicesError: tests/gpu/mistakes.py:add_loss (line ")
     assert "mul of tensors 24x1 on standin:0, 24x1 on cpu" in error
