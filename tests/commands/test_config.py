@@ -9,7 +9,6 @@ import yaml
 
 from model_zoo import available_models, get_model, register
 from model_zoo.core.commands.config import (
-    RunSpec,
     constructor_arguments,
     load_experiment,
     parse_overrides,
@@ -57,12 +56,6 @@ def test_the_paper_is_shipped_as_published() -> None:
         "max_gradient_norm": 10.0,
     }
     assert {key: params[key] for key in published} == published
-
-
-def test_every_setting_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    settings = {*RunSpec.model_fields, *constructor_arguments(QIN)} - {"model_id"}
-    assert [key for key in sorted(settings) if f"`{key}`" not in readme] == []
 
 
 @pytest.mark.parametrize(

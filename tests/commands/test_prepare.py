@@ -1,4 +1,4 @@
-"""``qin-data`` from end to end: the README's road from raw files to a trained model."""
+"""``qin-data`` from end to end: the road of docs/data.md from raw files to a trained model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_demo_of_any_size(tmp_path: Path) -> None:
 def test_raw_files_become_a_data_set_that_trains(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The README's commands, on the first users of the real files."""
+    """The page's commands, on the first users of the real files."""
     monkeypatch.chdir(tmp_path)
     raw = shared / "data" / "MicroLens_50k_raw"
     lines = (raw / "MicroLens-50k_pairs.tsv").read_text().splitlines()[:1500]
