@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -132,7 +132,13 @@ def folded(report: Report, device: StandIn, folder: Path, *, form: str, **settin
 
 
 def experiment(
-    report: Report, device: StandIn, folder: Path, *, resident: bool = False, bar: bool = False
+    report: Report,
+    device: StandIn,
+    folder: Path,
+    *,
+    resident: bool = False,
+    bar: bool = False,
+    overrides: Sequence[str] = (),
 ) -> None:
     """``run_expid.py --gpu 0``: what waits from its first step to its last."""
     generate_demo(
@@ -166,6 +172,7 @@ def experiment(
 
     for where, gpu in (("device", 0), ("cpu", -1)):
         settings = ["batch_size=50", "net_dropout=0", f"data_on_device={resident and gpu == 0}"]
+        settings += overrides
         with (
             chdir(folder),
             mock.patch.object(TrainableModel, "train_step", watched),
@@ -216,6 +223,7 @@ for model in MODELS:
 CASES |= {
     "experiment": experiment,
     "experiment, rows on the device": partial(experiment, resident=True),
+    "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),
     "folded, rows": partial(folded, form="rows"),
     "folded, one user": partial(folded, form="user"),
