@@ -27,7 +27,8 @@ class Block:
     Attributes:
         columns: Name -> one value (or one list) for each of the n rows.
         items: The histories of all rows, one after the other, oldest item first, (T,).
-        lengths: Items in each row's history, (n,) int64.
+        lengths: Items in each row's history, (n,) int64. Always in main memory, wherever the
+            rest is: to cut a batch takes numbers, which a device would have to be waited for.
         history_col: Name that the history has in a batch.
     """
 
@@ -61,10 +62,16 @@ class Block:
         )
 
     def gather(self, rows: Tensor) -> Block:
-        """The rows with these numbers, in this order."""
+        """The rows with these numbers (in main memory), in this order."""
+        device = self.items.device
         lengths = self.lengths[rows]
         begin = lengths.cumsum(0) - lengths  # of each row, in the new packed history
-        shift = torch.repeat_interleave(self.starts[rows] - begin, lengths)
+        shift = torch.repeat_interleave(
+            (self.starts[rows] - begin).to(device, non_blocking=True),
+            lengths.to(device, non_blocking=True),
+            output_size=int(lengths.sum()),
+        )
+        rows = rows.to(device, non_blocking=True)
         return Block(
             {name: column[rows] for name, column in self.columns.items()},
             self.items[torch.arange(len(shift), device=shift.device) + shift],
@@ -78,11 +85,11 @@ class Block:
         return sum(tensor.nbytes for tensor in tensors)
 
     def to(self, device: torch.device) -> Block:
-        """The same rows on a device."""
+        """The same rows on a device, but for their lengths."""
         return Block(
             {name: column.to(device) for name, column in self.columns.items()},
             self.items.to(device),
-            self.lengths.to(device),
+            self.lengths,
             self.history_col,
         )
 

@@ -52,8 +52,9 @@ class HistoryLoader(ABC):
         seed: Of the shuffle.
         buffer_size: Rows that a streaming loader shuffles at a time.
         device: Where the model is.
-        data_on_device: Whether an in-memory loader keeps its rows there; ``auto``: on a CUDA
-            device of which they take less than a fifth of the free memory.
+        data_on_device: Whether an in-memory loader keeps its rows there, all but the lengths of
+            their histories; ``auto``: on a CUDA device of which they take less than a fifth of
+            the free memory.
         share: Number of this process and of all processes: each gets its part of every
             batch, and the batch's size as ``batch_rows``.
 
@@ -200,8 +201,7 @@ class InMemoryLoader(HistoryLoader):
             if order is None:
                 yield stop - start, self._rows.slice(start + low, start + high)
             else:
-                rows = order[start + low : start + high].to(self._rows.lengths.device)
-                yield stop - start, self._rows.gather(rows)
+                yield stop - start, self._rows.gather(order[start + low : start + high])
 
 
 class StreamingLoader(HistoryLoader):

@@ -139,6 +139,12 @@ class TrainableModel(ResumableModel):
             self._optimizer = self._make_optimizer(self.parameters())
         return self._optimizer
 
+    def get_labels(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """FuxiCTR's labels; its own copy would wait until the device is done with all before."""
+        name = self.feature_map.labels[0]
+        label = inputs[name].to(self.device, non_blocking=True)
+        return super().get_labels({**inputs, name: label})
+
     def get_group_id(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """FuxiCTR makes an array of it, which data kept on a GPU cannot be."""
         group_id: Tensor = super().get_group_id(inputs).cpu()

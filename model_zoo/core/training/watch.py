@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model_zoo.core.errors import InputError
 
-STEPS_BETWEEN_LOOKS = 100  # on CUDA, where a look waits for the device
+STEPS_BETWEEN_LOOKS = 100  # on a GPU, where a look waits for the device
 
 
 def require_finite(
@@ -24,7 +24,7 @@ def require_finite(
 ) -> None:
     """Stop before a step that would destroy the weights.
 
-    On CUDA only every hundredth step is looked at: what is not finite stays so.
+    On a GPU only every hundredth step is looked at: what is not finite stays so.
 
     Args:
         model: The model, with its gradients.
@@ -38,7 +38,7 @@ def require_finite(
         InputError: If loss or gradient norm is not finite; names the step, the learning rate
             and the largest gradients.
     """
-    if loss.device.type == "cuda" and step % STEPS_BETWEEN_LOOKS:
+    if loss.device.type != "cpu" and step % STEPS_BETWEEN_LOOKS:
         return
     if torch.isfinite(norm) and torch.isfinite(loss):
         return

@@ -1,0 +1,257 @@
+"""What runs on the stand-in: every model, each way it is trained, evaluation, and mistakes.
+
+``python -m tests.gpu.cases FOLDER`` runs all cases in a process of their own, which they leave
+with another device, and writes a :class:`Report` of each, by name, to ``FOLDER/reports.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.prepare.demo import generate_demo
+from model_zoo.core.training.engine import TrainableModel
+from model_zoo.QIN.fold import fold
+from tests.conftest import ROOT
+from tests.gpu.device import StandIn, register, running
+from tests.gpu.mistakes import PLANTED
+from tests.gpu.models import MODELS, build, padded, rows
+
+FEW, MANY = 3, 24  # rows of a batch whose distinct items are encoded, and of one where all are
+
+
+@dataclass
+class Report:
+    """What a case left.
+
+    Attributes:
+        waits: ``"<place> <operator>"`` -> the wait in words.
+        error: What ended the case, if it did not end well.
+        numbers: What the case found on the ``device`` and on the ``cpu``: losses, metrics, logits.
+        apart: How far the weights are from the CPU's after the case: the most, and on average.
+    """
+
+    waits: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+    numbers: dict[str, list[float]] = field(default_factory=dict)
+    apart: tuple[float, float] = (0.0, 0.0)
+
+
+def train(
+    report: Report,
+    device: StandIn,
+    folder: Path,
+    name: str,
+    *,
+    count: int = MANY,
+    history: str = "packed",
+    resident: bool = False,
+    first_step: int = 1,
+    **settings: Any,
+) -> None:
+    """Two batches through ``train_step``, on the stand-in and on the CPU.
+
+    Args:
+        count: Rows of a batch.
+        history: ``packed`` or ``padded``.
+        resident: The rows are kept on the device.
+        first_step: Number of the first step; at every hundredth the gradient is looked at.
+        **settings: Of the model.
+    """
+    weights = []
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        model = build(name, folder, gpu=gpu, **settings)
+        model.train()
+        model._steps_per_epoch, model._max_gradient_norm = 2, 1.0  # such that it clips
+        block = rows(2 * count)
+        if resident and gpu == 0:
+            block = block.to(model.device)
+        device.waits.clear()
+        losses = []
+        for step in range(2):
+            model._batch_index, model._total_steps = step, first_step + step
+            batch = block.slice(step * count, (step + 1) * count).batch()
+            if history == "padded":
+                batch = padded(batch)
+            losses.append(model.train_step(batch).item())
+        if gpu == 0:
+            note(report, device)
+        report.numbers[where] = [float(loss) for loss in losses]
+        weights.append(
+            torch.cat([weight.detach().cpu().flatten() for weight in model.parameters()])
+        )
+    distances = (weights[0] - weights[1]).abs()
+    report.apart = float(distances.max()), float(distances.mean())
+
+
+def evaluate(report: Report, device: StandIn, folder: Path, name: str, **settings: Any) -> None:
+    """``evaluate`` over two batches."""
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        model = build(name, folder, gpu=gpu, **settings)
+        block = rows(2 * MANY)
+        halves = [block.slice(0, MANY).batch(), block.slice(MANY, 2 * MANY).batch()]
+        device.waits.clear()
+        report.numbers[where] = list(model.evaluate(halves).values())
+        if gpu == 0:
+            note(report, device)
+
+
+def folded(report: Report, device: StandIn, folder: Path, *, form: str, **settings: Any) -> None:
+    """A folded QIN: rows, or one user with many candidates."""
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        model = build("QIN", folder, gpu=gpu)
+        product = fold(model.eval(), **settings)
+        batch = {
+            key: (value if value.is_floating_point() else value.long()).to(model.device)
+            for key, value in rows(MANY).batch().items()
+        }
+        device.waits.clear()
+        with torch.inference_mode():
+            if form == "rows":
+                history = batch["item_seq"], batch["item_seq_length"]
+                logit, weight = product.rows(batch["item_id"], *history, batch)
+            else:
+                logit, weight = product(batch["item_seq"][:7], batch["item_id"], batch)
+        if gpu == 0:
+            note(report, device)
+        report.numbers[where] = torch.cat([logit, weight.flatten()]).float().cpu().tolist()
+
+
+def experiment(
+    report: Report,
+    device: StandIn,
+    folder: Path,
+    *,
+    resident: bool = False,
+    bar: bool = False,
+    overrides: Sequence[str] = (),
+) -> None:
+    """``run_expid.py --gpu 0``: what waits from its first step to its last."""
+    generate_demo(
+        folder / "data/MicroLens_demo",
+        num_users=50,
+        num_items=70,
+        train_rows=200,
+        valid_rows=60,
+        test_rows=10,
+    )
+    (folder / "config").mkdir()
+    for file in ("model_config.yaml", "dataset_config.yaml"):
+        content = yaml.safe_load((ROOT / "config" / file).read_text())
+        for column in content.get("MicroLens_demo", {}).get("feature_cols", []):
+            if column["name"] == "item_id":
+                column["vocab_size"] = 70
+        (folder / "config" / file).write_text(yaml.safe_dump(content))
+    train_step, update = TrainableModel.train_step, tqdm.update
+
+    def watched(self: Any, batch: Mapping[str, Tensor]) -> Any:
+        if self._total_steps > 1:
+            note(report, device)  # the loader's and the loop's
+        device.waits.clear()
+        result = train_step(self, batch)
+        note(report, device)
+        return result
+
+    def update_at_once(self: Any, n: float = 1) -> bool:
+        update(self, n)
+        return True
+
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        settings = ["batch_size=50", "net_dropout=0", f"data_on_device={resident and gpu == 0}"]
+        settings += overrides
+        with (
+            chdir(folder),
+            mock.patch.object(TrainableModel, "train_step", watched),
+            mock.patch.object(sys.stdout, "isatty", lambda: bar),
+            mock.patch.object(tqdm, "update", update_at_once if bar else update),
+        ):
+            results = run_experiment("config", "QIN_test", gpu, settings)
+        report.numbers[where] = list(results["valid"].values())
+
+
+def note(report: Report, device: StandIn) -> None:
+    report.waits |= {f"{wait.place} {wait.operator}": str(wait) for wait in device.waits}
+    device.waits.clear()
+
+
+@contextmanager
+def chdir(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+CASES: dict[str, Callable[..., None]] = {}
+for model in MODELS:
+    step = partial(train, name=model)
+    CASES |= {
+        f"{model}, whole catalogue": step,
+        f"{model}, whole catalogue, bf16": partial(step, precision="bf16"),
+        f"{model}, distinct items": partial(step, count=FEW),
+        f"{model}, distinct items, bf16": partial(step, count=FEW, precision="bf16"),
+        f"{model}, padded": partial(step, history="padded"),
+        f"{model}, lazy": partial(step, embedding_update="lazy"),
+        f"{model}, lazy, two batches a step": partial(
+            step, embedding_update="lazy", accumulation_steps=2
+        ),
+        f"{model}, rows on the device": partial(step, resident=True),
+        f"{model}, two batches a step": partial(step, accumulation_steps=2),
+        f"{model}, FuxiCTR's penalty": partial(step, embedding_regularizer="l1_l2(0.1,0.2)"),
+        f"{model}, SGD": partial(step, optimizer="SGD"),
+        f"{model}, step 100": partial(step, first_step=100),
+        f"{model}, dropout": partial(step, net_dropout=0.1),
+        f"{model}, evaluation": partial(evaluate, name=model),
+        f"{model}, evaluation, bf16": partial(evaluate, name=model, precision="bf16"),
+    }
+CASES |= {
+    "experiment": experiment,
+    "experiment, rows on the device": partial(experiment, resident=True),
+    "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
+    "experiment with a progress bar": partial(experiment, bar=True),
+    "folded, rows": partial(folded, form="rows"),
+    "folded, one user": partial(folded, form="user"),
+    "folded, rows, bf16": partial(folded, form="rows", dtype=torch.bfloat16),
+}
+CASES |= {
+    name: partial(train, name=next(iter(MODELS)), mistake=mistake)
+    for name, mistake in PLANTED.items()
+}
+
+
+def main(folder: Path) -> None:
+    """Run every case and write ``reports.json`` into the folder."""
+    torch.set_num_threads(1)
+    register()
+    reports = {}
+    for number, (name, case) in enumerate(CASES.items()):
+        report = Report()
+        own = folder / str(number)
+        own.mkdir()
+        try:
+            with running() as device:
+                case(report, device, folder=own)
+        except Exception as error:  # the test shows it, and the other cases go on
+            report.error = f"{type(error).__name__}: {error}"
+        reports[name] = asdict(report)
+    (folder / "reports.json").write_text(json.dumps(reports), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
