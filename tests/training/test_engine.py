@@ -132,7 +132,7 @@ def test_the_bar_shows_rows_and_loss_in_a_terminal(
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "mininterval": 0.0, "ncols": 120})
 
-    monkeypatch.setattr("model_zoo.core.training.engine.tqdm", Eager)
+    monkeypatch.setattr("model_zoo.core.training.watch.tqdm", Eager)
     for terminal, verbose in ((True, 1), (True, 0), (False, 1)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
         run_experiment("config", "QIN_test", overrides=["batch_size=100", f"verbose={verbose}"])

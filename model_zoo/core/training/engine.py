@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model_zoo.core.data.loader import BATCH_ROWS
-from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
 from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.extras import tensorboard_writer
@@ -40,7 +39,13 @@ from model_zoo.core.training.processes import (
     world_size,
 )
 from model_zoo.core.training.resume import ResumableModel
-from model_zoo.core.training.watch import DeferredLoss, require_finite
+from model_zoo.core.training.settings import require_in_range
+from model_zoo.core.training.watch import (
+    DeferredLoss,
+    epoch_bar,
+    require_finite,
+    require_finite_predictions,
+)
 from model_zoo.core.training.weights import load_checkpoint
 
 
@@ -80,14 +85,7 @@ class TrainableModel(ResumableModel):
         tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:
-        if accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
-        if weight_average is not None and not 0.0 < weight_average < 1.0:
-            raise ValueError(f"weight_average must be in (0, 1), got {weight_average}")
-        if weight_average is not None and embedding_update == "lazy":
-            raise ValueError("weight_average touches every row; embedding_update: lazy spares that")
-        if not 0.0 < factor <= 1.0:
-            raise ValueError(f"factor must be in (0, 1], got {factor}")
+        require_in_range(accumulation_steps, factor, weight_average, embedding_update)
         # Before the next class, which may be a whole model: that calls compile() itself.
         self.precision = precision
         self.embedding_update = embedding_update
@@ -116,6 +114,12 @@ class TrainableModel(ResumableModel):
         """The context of the forward pass."""
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
 
     @property
     def history_path(self) -> Path:
@@ -167,16 +171,8 @@ class TrainableModel(ResumableModel):
             if self._stop_training:
                 return
         rows = data_generator.num_samples // world_size()
-        with tqdm(
-            desc=f"Epoch {self._epoch_index + 1}",
-            total=rows,
-            initial=rows * self._first_batch // self._steps_per_epoch,
-            unit=" rows",
-            unit_scale=True,
-            mininterval=1.0,
-            file=sys.stdout,
-            disable=not self._shows_progress,
-        ) as self._bar:
+        done = rows * self._first_batch // self._steps_per_epoch
+        with epoch_bar(self._epoch_index, rows, done, shown=self._shows_progress) as self._bar:
             self._verbose = 0  # a bar of its own would come from FuxiCTR
             super().train_epoch(data_generator)
         self._first_batch = 0
@@ -209,20 +205,13 @@ class TrainableModel(ResumableModel):
         self._rows_in_step += rows
         if ends_step:
             if in_parts:
-                for parameter in self.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.div_(self._rows_in_step)
+                for gradient in (p.grad for p in self.parameters() if p.grad is not None):
+                    gradient.div_(self._rows_in_step)
             if self._penalty.supported:
                 self._penalty.add_gradient()
             norm = clip_gradients(self.parameters(), self._max_gradient_norm)
-            require_finite(
-                self,
-                loss,
-                norm,
-                step=self._total_steps,
-                learning_rate=self.optimizer.param_groups[0]["lr"],
-                checkpoint=self.checkpoint,
-            )
+            place = (self._total_steps, self.learning_rate, self.checkpoint)
+            require_finite(self, loss, norm, *place)
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self._average is not None:
@@ -269,7 +258,7 @@ class TrainableModel(ResumableModel):
             {
                 "epoch": self._total_steps / self._steps_per_epoch,
                 "train_loss": self._mean_loss(),
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "learning_rate": self.learning_rate,
                 **logs,
             }
         )
@@ -291,12 +280,7 @@ class TrainableModel(ResumableModel):
     ) -> dict[str, float]:
         """FuxiCTR's metrics over the rows of all processes, refusing a model that diverged."""
         y_true, y_pred, group_id = map(gather_rows, (y_true, y_pred, group_id))
-        if not np.isfinite(y_pred).all():
-            raise InputError(
-                f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
-                "predictions are not finite: training diverged; try a lower learning_rate "
-                f"(now {self.optimizer.param_groups[0]['lr']:g})"
-            )
+        require_finite_predictions(self.model_id, y_pred, self.learning_rate)
         return evaluate_metrics(y_true, y_pred, metrics, group_id)
 
     def save_weights(self, checkpoint: str) -> None:

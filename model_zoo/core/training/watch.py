@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
 
@@ -17,7 +21,6 @@ def require_finite(
     model: nn.Module,
     loss: Tensor,
     norm: Tensor,
-    *,
     step: int,
     learning_rate: float,
     checkpoint: str | Path,
@@ -55,6 +58,36 @@ def require_finite(
         "gradients: "
         + ", ".join(f"{name} {sizes[name]:g}" for name in worst)
         + f"; the best weights so far are in {checkpoint}" * checkpoint.is_file()
+    )
+
+
+def require_finite_predictions(
+    name: str, predictions: npt.NDArray[np.float64], learning_rate: float
+) -> None:
+    """Stop at an evaluation of a model that diverged.
+
+    Raises:
+        InputError: If a prediction is not finite; says how many, and of which experiment.
+    """
+    wrong = np.count_nonzero(~np.isfinite(predictions))
+    if wrong:
+        raise InputError(
+            f"{name}: {wrong} of {len(predictions)} predictions are not finite: training "
+            f"diverged; try a lower learning_rate (now {learning_rate:g})"
+        )
+
+
+def epoch_bar(epoch: int, rows: int, done: int, *, shown: bool) -> tqdm[Any]:
+    """The progress bar of an epoch, counted from 0, of which some rows may be done already."""
+    return tqdm(
+        desc=f"Epoch {epoch + 1}",
+        total=rows,
+        initial=done,
+        unit=" rows",
+        unit_scale=True,
+        mininterval=1.0,
+        file=sys.stdout,
+        disable=not shown,
     )
 
 
