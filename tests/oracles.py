@@ -129,6 +129,91 @@ class PlainQIN(nn.Module):
         return vectors
 
 
+def encoder_layer(layer: nn.Module, steps: list[Tensor]) -> list[Tensor]:
+    """A post-norm Transformer layer over one row's steps, each (E,), without dropout."""
+    attention = layer.self_attn
+    width, heads = attention.embed_dim, attention.num_heads
+    w_q, w_k, w_v = attention.in_proj_weight.view(3, width, width)
+    b_q, b_k, b_v = attention.in_proj_bias.view(3, width)
+    outputs = []
+    for x in steps:
+        found = []
+        for head in torch.arange(width).view(heads, -1):
+            q = w_q[head] @ x + b_q[head]
+            keys = [w_k[head] @ y + b_k[head] for y in steps]
+            values = [w_v[head] @ y + b_v[head] for y in steps]
+            scores = [q @ k / math.sqrt(len(head)) for k in keys]
+            total = sum(score.exp() for score in scores)
+            found.append(sum(s.exp() / total * v for s, v in zip(scores, values, strict=True)))
+        mixed = attention.out_proj.weight @ torch.cat(found) + attention.out_proj.bias
+        x = layer_norm(layer.norm1, x + mixed)
+        hidden = layer.linear1.weight @ x + layer.linear1.bias
+        hidden = torch.where(hidden > 0, hidden, torch.zeros_like(hidden))
+        outputs.append(
+            layer_norm(layer.norm2, x + layer.linear2.weight @ hidden + layer.linear2.bias)
+        )
+    return outputs
+
+
+def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    centred = x - x.mean()
+    return centred / torch.sqrt((centred**2).mean() + norm.eps) * norm.weight + norm.bias
+
+
+def target_aware_transformer(
+    transformer: nn.Module, target: Tensor, histories: list[Tensor]
+) -> Tensor:
+    """One row after the other: target (B, D), real items of each row (L_b, D) -> (B, (K + 1) E)."""
+    rows = []
+    for t, history in zip(target, histories, strict=True):
+        items = list(history) if len(history) else [torch.zeros_like(t)]
+        steps = [torch.cat([h, t]) for h in items]
+        for layer in transformer.layers:
+            steps = encoder_layer(layer, steps)
+        projection = transformer.projection
+        largest = projection.weight @ torch.stack(steps).max(dim=0).values + projection.bias
+        missing = [torch.zeros_like(steps[0])] * max(transformer.num_last - len(steps), 0)
+        rows.append(torch.cat([*missing, *steps[-transformer.num_last :], largest]))
+    return torch.stack(rows)
+
+
+def perceptron(mlp: nn.Module, x: Tensor) -> Tensor:
+    """Linear maps with ReLU between them, without dropout and normalisation."""
+    for module in mlp.mlp:
+        if isinstance(module, nn.Linear):
+            x = x @ module.weight.T + module.bias
+        elif isinstance(module, nn.ReLU):
+            x = torch.where(x > 0, x, torch.zeros_like(x))
+        else:
+            assert isinstance(module, nn.Dropout)
+    return x
+
+
+def cross_network(cross: nn.Module, x: Tensor) -> Tensor:
+    """DCNv2: x_{i+1} = x_0 ⊙ (W_i x_i + b_i) + x_i."""
+    first = x
+    for linear in cross.cross_layers:
+        x = first * (x @ linear.weight.T + linear.bias) + x
+    return x
+
+
+def transformer_dcn_logit(
+    model: nn.Module, columns: dict[str, Tensor], batch: dict[str, Tensor]
+) -> Tensor:
+    """TransformerDCN's logit (B, 1) without dropout, from a batch with a padded history (B, L)."""
+    target = item_vectors(model, columns, batch[model.item_col])
+    histories = [
+        item_vectors(model, columns, row[row != 0]) if row.any() else target[:0]
+        for row in batch[model.history_col]
+    ]
+    steps = target_aware_transformer(model.transformer, target, histories)
+    tables = model.embedding_layer.embedding_layer.embedding_layers
+    row = [tables[name].weight[batch[name].long()] for name in model.row_features]
+    x = torch.cat([*row, target, steps], dim=1)
+    both = torch.cat([cross_network(model.cross, x), perceptron(model.deep, x)], dim=1)
+    return perceptron(model.output, both)
+
+
 def packed_histories(histories: list[list[int]], max_len: int) -> list[list[int]]:
     """The last ``max_len`` real items of every row."""
     return [[item for item in row if item != 0][-max_len:] for row in histories]

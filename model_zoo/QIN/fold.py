@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.core.folded import FoldedFeature, Kind
+from model_zoo.core.layers import PooledEmbedding
 from model_zoo.QIN.folded import FoldedQIN
-from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, PooledEmbedding, QuadraticLayer
+from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticLayer
 
 ITEMS_AT_A_TIME = 65_536  # items whose parts are computed in float64 at once
 

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, MaskedAveragePooling, MaskedSumPooling
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_zoo import register
-from model_zoo.core.data.block import LENGTH_SUFFIX
-from model_zoo.core.data.item_table import ItemTable
-from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.extras import can_compile
+from model_zoo.core.training.items import ItemHistoryModel
 from model_zoo.QIN.fold import fold
 from model_zoo.QIN.folded import FoldedQIN
-from model_zoo.QIN.layers import (
-    AdaptiveSparseTargetAttention,
-    PooledEmbedding,
-    QuadraticNeuralNetwork,
-)
-
-# FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
-Regularizer = Annotated[
-    str, pydantic.Field(pattern=r"^(l[12]\([^,()]+\)|l1_l2\([^,()]+,[^,()]+\))$")
-]
-
-# Encode every item if there are at most so many times as many as ids in the batch.
-WHOLE_TABLE = {True: 2.0, False: 0.5}  # on CUDA, elsewhere
+from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
 
 
 @register("QIN")
-class QIN(TrainableModel):
+class QIN(ItemHistoryModel):
     """Quadratic Interest Network (arXiv 2504.17699) for multimodal CTR prediction.
 
     The features of the target item and of each history item go through the same embedding
@@ -53,20 +37,8 @@ class QIN(TrainableModel):
         num_row: Rows R of each quadratic layer; the authors advise 3 where 4 is unstable.
         net_dropout: Dropout in the quadratic network.
         batch_norm: Batch normalisation in the quadratic network.
-        accumulation_steps: Batches whose gradients are averaged into one optimizer step.
-        factor: The learning rate is multiplied by this after an evaluation that did not
-            improve the monitor (floor 1e-6).
-        precision: ``bf16`` computes the forward pass under autocast.
         compile: Compile the quadratic network with ``torch.compile``, where a compiler is.
-        embedding_update: ``lazy`` updates only the embedding rows that are in the batch.
-        checkpoint_minutes: Minutes between two saved states of the training.
-        tensorboard: Write every evaluation for TensorBoard too.
-        embedding_regularizer: λ of (λ/2)·‖table‖², over every table and projection.
-        net_regularizer: The same over all other weights.
-        item_col: Name of the column with the target's item id.
-        history_col: Name of the column with the history's item ids.
-        item_table: The item features of every item.
-        **kwargs: FuxiCTR's own arguments (``optimizer``, ``loss``, ``metrics``, ...).
+        **kwargs: Those of :class:`ItemHistoryModel`, of the training and of FuxiCTR.
 
     Raises:
         ValueError: If an argument is out of range, or no feature has ``source: item``.
@@ -88,65 +60,25 @@ class QIN(TrainableModel):
         num_row: int = 4,
         net_dropout: float = 0.1,
         batch_norm: bool = True,
-        accumulation_steps: int = 1,
-        factor: float = 0.5,
-        precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
-        embedding_update: Literal["dense", "lazy"] = "dense",
-        checkpoint_minutes: float | None = 10.0,
-        tensorboard: bool = False,
-        embedding_regularizer: float | Regularizer | None = None,
-        net_regularizer: float | Regularizer | None = None,
-        item_col: str = "item_id",
-        history_col: str = "item_seq",
-        *,
-        item_table: ItemTable,
         **kwargs: Any,
     ) -> None:
         super().__init__(
             feature_map,
+            embedding_dim=embedding_dim,
             model_id=model_id,
             gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            accumulation_steps=accumulation_steps,
-            factor=factor,
-            precision=precision,
-            embedding_update=embedding_update,
-            checkpoint_minutes=checkpoint_minutes,
-            tensorboard=tensorboard,
             **kwargs,
         )
-        if embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
-        item_dim = feature_map.sum_emb_out_dim(feature_source="item")
-        if item_dim == 0:
-            raise ValueError("no feature has source: item, so there is no item vector")
-        self.item_col = item_col
-        self.history_col = history_col
-        self.row_features = [
-            name
-            for name, spec in feature_map.features.items()
-            if spec["type"] != "meta" and spec["source"] != "item"
-        ]
-
-        self.item_table = item_table
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
-        for module in self.embedding_layer.modules():
-            if isinstance(module, nn.Linear):
-                module.register_forward_pre_hook(_in_dtype_of_weight)
-        self.attention = AdaptiveSparseTargetAttention(item_dim)
+        self.attention = AdaptiveSparseTargetAttention(self.item_dim)
         self.qnn = QuadraticNeuralNetwork(
-            feature_map.sum_emb_out_dim() + item_dim,
+            self.row_dim + 2 * self.item_dim,
             num_layers=num_layers,
             num_row=num_row,
             net_dropout=net_dropout,
             batch_norm=batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self._pool_lists()
-        self.model_to_device()
+        self.make_ready(kwargs["optimizer"], kwargs["loss"], learning_rate)
         if compile and can_compile(self.device):
             self.qnn.compile()
 
@@ -154,67 +86,12 @@ class QIN(TrainableModel):
         """See :func:`model_zoo.QIN.fold.fold`."""
         return fold(self, **settings)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        with self.autocast():
-            logit = self._logit(inputs)
-        if logit.dtype == torch.bfloat16:
-            logit = logit.float()  # probability and loss are float32 whatever the precision
-        return {"y_pred": self.output_activation(logit), "logit": logit}
-
-    def _logit(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        target_ids = self._on_device(inputs[self.item_col]).long()
-        history_ids, rows = self._packed_history(inputs)
-        ids = torch.cat([target_ids, history_ids])
-        distinct, index = self._distinct(ids)
-        items = self.embedding_layer(self.item_table(distinct), flatten_emb=True)  # (U, D)
+    def logit(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        target_ids = self.on_device(inputs[self.item_col]).long()
+        history_ids, rows = self.packed_history(inputs)
+        items, index = self.encode_items(target_ids, history_ids)  # (U, D), (B + T,)
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
         interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
-        parts = [target, interest]
-        if self.row_features:
-            row = {name: self._on_device(inputs[name]) for name in self.row_features}
-            parts.insert(0, self.embedding_layer(row, flatten_emb=True))
-        logit: Tensor = self.qnn(torch.cat(parts, dim=1))  # (B, 1)
+        x = torch.cat([*self.encode_row(inputs), target, interest], dim=1)  # (B, F)
+        logit: Tensor = self.qnn(x)  # (B, 1)
         return logit
-
-    def _pool_lists(self) -> None:
-        """Replace FuxiCTR's poolings of id lists by equal ones that make no (n, m, d) tensor."""
-        modes = {MaskedAveragePooling: "mean", MaskedSumPooling: "sum"}
-        encoders = self.embedding_layer.embedding_layer.feature_encoders
-        tables = self.embedding_layer.embedding_layer.embedding_layers
-        for name, encoder in encoders.items():
-            mode = modes.get(type(encoder))
-            if mode is not None and tables[name].padding_idx == 0:
-                tables[name] = PooledEmbedding(tables[name], mode=mode)
-                encoders[name] = nn.Identity()
-
-    def _distinct(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Items to encode for a batch (``None``: all there are), and where each id is in them.
-
-        A small catalogue is encoded whole: that costs less than to find the distinct ids,
-        and spares a CUDA device the wait for their number. Not with lazy updates, for
-        which the items of the batch are what counts.
-        """
-        whole = WHOLE_TABLE[ids.device.type == "cuda"] * len(ids)
-        if self.embedding_update == "dense" and self.item_table.num_items <= whole:
-            return None, ids
-        distinct, index = torch.unique(ids, return_inverse=True)
-        return distinct, index
-
-    def _packed_history(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Ids of the real history items (T,) and the batch row of each (T,)."""
-        history = self._on_device(inputs[self.history_col]).long()
-        if history.dim() == 2:
-            rows, slots = history.nonzero(as_tuple=True)
-            return history[rows, slots], rows
-        length = self._on_device(inputs[self.history_col + LENGTH_SUFFIX])
-        # output_size spares a CUDA device the wait for the sum of the lengths.
-        rows = torch.arange(len(length), device=self.device)
-        return history, rows.repeat_interleave(length, output_size=len(history))
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
-
-
-def _in_dtype_of_weight(module: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """FuxiCTR casts numbers to float32; this lets ``model.double()`` compute in float64."""
-    return (inputs[0].to(module.weight.dtype),)

@@ -14,7 +14,8 @@ from model_zoo.core.commands.config import load_experiment
 from model_zoo.core.commands.experiment import build_feature_map
 from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.errors import InputError
-from model_zoo.QIN.model import QIN, WHOLE_TABLE
+from model_zoo.core.training.items import WHOLE_TABLE
+from model_zoo.QIN.model import QIN
 from tests import oracles
 from tests.conftest import CATEGORICAL, ROOT, SEQUENCE, build_qin
 

@@ -24,7 +24,13 @@ from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.core.training.metrics import evaluate_metrics
-from model_zoo.core.training.optimizer import L2Penalty, LazyAdam, build_optimizer, clip_gradients
+from model_zoo.core.training.optimizer import (
+    L2Penalty,
+    LazyAdam,
+    Regularizer,
+    build_optimizer,
+    clip_gradients,
+)
 from model_zoo.core.training.processes import (
     ParallelForward,
     from_main,
@@ -49,6 +55,8 @@ class TrainableModel(ResumableModel):
             gradients and the loss are float32 either way.
         embedding_update: ``lazy`` updates (and regularises) only the rows of embedding
             tables that are in the batch, so that a step's time does not depend on their size.
+        embedding_regularizer: λ of (λ/2)·‖table‖², over every table and projection.
+        net_regularizer: The same over all other weights.
         weight_average: Decay β of an exponential moving average of the weights, which is
             evaluated and saved in their place; ``None`` keeps none.
         tensorboard: Write every evaluation for TensorBoard too.
@@ -66,6 +74,8 @@ class TrainableModel(ResumableModel):
         factor: float = 0.5,
         precision: Literal["fp32", "bf16"] = "fp32",
         embedding_update: Literal["dense", "lazy"] = "dense",
+        embedding_regularizer: float | Regularizer | None = None,
+        net_regularizer: float | Regularizer | None = None,
         weight_average: float | None = None,
         tensorboard: bool = False,
         **kwargs: Any,
@@ -82,7 +92,12 @@ class TrainableModel(ResumableModel):
         self.precision = precision
         self.embedding_update = embedding_update
         self._optimizer: Any = None
-        super().__init__(feature_map, **kwargs)
+        super().__init__(
+            feature_map,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
         self.accumulation_steps = accumulation_steps
         self.factor = factor
         self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None

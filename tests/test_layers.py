@@ -7,7 +7,7 @@ import torch
 from fuxictr.pytorch.layers import MaskedAveragePooling, MaskedSumPooling
 from torch import nn
 
-from model_zoo.QIN.layers import PooledEmbedding
+from model_zoo.core.layers import PooledEmbedding
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Lists of ids to one vector each."""
+"""Layers that more than one model uses: torch only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Transformer and DCNv2 for FuxiCTR; the model is ``model_zoo.TransformerDCN.model``."""
