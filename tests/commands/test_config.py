@@ -32,7 +32,7 @@ def problems(*overrides: str, expid: str = "QIN_test") -> list[str]:
 def test_shipped_experiments_are_sound(expid: str) -> None:
     experiment = load_experiment(CONFIG, expid)
     assert experiment.run.model_id == expid
-    assert set(constructor_arguments(QIN)) <= set(dict(experiment.run))
+    assert set(constructor_arguments(get_model(experiment.run.model))) <= set(dict(experiment.run))
 
 
 def test_the_paper_is_shipped_as_published() -> None:
@@ -179,7 +179,7 @@ def test_overrides_are_yaml() -> None:
 
 
 def test_the_registry() -> None:
-    assert available_models() == ["QIN"]
+    assert available_models() == ["QIN", "TransformerDCN"]
     assert get_model("QIN") is QIN
     with pytest.raises(ValueError, match="'QIN' is already taken"):
         register("QIN")(int)
