@@ -44,7 +44,8 @@ def test_every_module_imports_and_says_what_it_is(name: str) -> None:
 def test_layers_do_not_need_fuxictr() -> None:
     code = (
         "import sys; sys.modules['fuxictr'] = None\n"
-        "from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork"
+        "from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork\n"
+        "from model_zoo.TransformerDCN.layers import TargetAwareTransformer"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

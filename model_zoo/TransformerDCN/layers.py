@@ -155,4 +155,5 @@ class TargetAwareTransformer(nn.Module):
         padded = history.new_zeros(len(target), longest, self.dim)
         padded = padded.index_put((rows, longest - age), history)  # (B, L, D)
         slots = torch.arange(longest, device=rows.device)
-        return self(target, padded, slots >= longest - lengths.unsqueeze(1))
+        output: Tensor = self(target, padded, slots >= longest - lengths.unsqueeze(1))
+        return output

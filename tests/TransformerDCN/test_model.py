@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.data.loader import make_loader
 from model_zoo.core.errors import InputError
 from model_zoo.core.training.items import WHOLE_TABLE
+from model_zoo.QIN.model import QIN
 from model_zoo.TransformerDCN.model import TransformerDCN
 from tests import oracles
 from tests.conftest import ROOT, feature_map
@@ -241,6 +243,20 @@ def test_the_first_place_is_shipped_as_described() -> None:
     }
     params = load_experiment(ROOT / "config", "TransformerDCN_MicroLens_50k_x1").params
     assert {key: params[key] for key in described} == described
+
+
+def test_the_model_card_has_every_setting_that_is_this_models_own() -> None:
+    card = (ROOT / "model_zoo" / "TransformerDCN" / "README.md").read_text(encoding="utf-8")
+    shared = set(inspect.signature(QIN).parameters) - {"num_layers", "net_dropout", "batch_norm"}
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(TransformerDCN).parameters.items()
+        if name not in shared
+    }
+    for name, default in own.items():
+        value = list(default) if isinstance(default, tuple) else default
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        assert f"| `{name}` | {text} |" in card
 
 
 def test_one_epoch_on_the_demo_data_learns(workspace: Path) -> None:
