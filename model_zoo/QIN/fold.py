@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.core.folded import FoldedFeature, Kind
-from model_zoo.core.layers import PooledEmbedding
+from model_zoo.core.fold import completed, fold_feature, item_feature_names, require_table_dtype
 from model_zoo.QIN.folded import FoldedQIN
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticLayer
-
-ITEMS_AT_A_TIME = 65_536  # items whose parts are computed in float64 at once
 
 
 @torch.no_grad()
@@ -34,8 +31,7 @@ def fold(
     Raises:
         ValueError: If the dtype is another, or a layer is one that fold does not know.
     """
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype must be float32 or bfloat16, got {dtype}")
+    require_table_dtype(dtype)
     network, attention = model.qnn, model.attention
     products, biases, shifts = zip(
         *map(_summed, network.layers, network.norms),
@@ -47,14 +43,10 @@ def fold(
     to_row, to_target, to_interest = products[0].split([context, dim, dim], dim=1)
     first_map = to_target + to_interest
     pooled_map = torch.cat([output_map, to_interest @ output_map])
-    item_features = [
-        _feature(model, name)
-        for name, spec in model.feature_map.features.items()
-        if spec["type"] != "meta" and spec["source"] == "item"
-    ]
+    item_features = [fold_feature(model, name) for name in item_feature_names(model)]
     row_features, start = [], 0
     for name in model.row_features:
-        feature = _feature(model, name)
+        feature = fold_feature(model, name)
         own = to_row[:, start : start + feature.weight.shape[1]]
         start += own.shape[1]
         feature.weight = torch.cat([feature.weight, feature.weight @ own.T], dim=1)
@@ -76,15 +68,7 @@ def fold(
     # What only encodes items (or is added to a float32 logit) stays precise.
     precise = {"query_map", "output_bias"}
     precise |= {"first_map", "first_bias"} if tabulate_first_layer else set()
-    for name, buffer in list(folded.named_buffers()):
-        exact = name in precise or name.startswith("item_features.")
-        owner, _, leaf = name.rpartition(".")
-        cast = buffer.to(torch.float32 if exact else dtype)
-        folded.get_submodule(owner).register_buffer(leaf, cast)
-    for name, table in _item_tables(model, folded, dtype).items():
-        folded.register_buffer(name, table)
-    folded.num_items = model.item_table.num_items
-    return folded.eval()
+    return completed(folded, model, dtype, precise=precise)
 
 
 def _parts(tabulate_first_layer: bool) -> list[str]:
@@ -107,39 +91,3 @@ def _attention_maps(attention: AdaptiveSparseTargetAttention) -> tuple[Tensor, T
     """W_kᵀ W_q / √A and W_o W_v, both (D, D)."""
     query = attention.W_k.weight.double().T @ attention.W_q.weight.double()
     return query * attention.scale, attention.W_o.weight.double() @ attention.W_v.weight.double()
-
-
-def _feature(model: Any, name: str) -> FoldedFeature:
-    """The map of FuxiCTR's embedding layer for one feature, in float64."""
-    kind: Kind = model.feature_map.features[name]["type"]
-    module = model.embedding_layer.embedding_layer.embedding_layers[name]
-    if kind == "embedding":
-        module = model.embedding_layer.embedding_layer.feature_encoders[name]
-    known: dict[Kind, type[nn.Module]] = {
-        "categorical": nn.Embedding,
-        "sequence": PooledEmbedding,
-        "numeric": nn.Linear,
-        "embedding": nn.Linear,
-    }
-    if not isinstance(module, known[kind]):
-        raise ValueError(f"{name}: {kind} of {type(module).__name__} cannot be folded")
-    weight = module.get_parameter("weight").detach().double()
-    mode = module.mode if isinstance(module, PooledEmbedding) else "mean"
-    return FoldedFeature(
-        name, kind, weight.T if isinstance(module, nn.Linear) else weight, mode=mode
-    )
-
-
-def _item_tables(model: Any, folded: FoldedQIN, dtype: torch.dtype) -> dict[str, Tensor]:
-    """t, u and the first layer's part of every item; those of padding are zero."""
-    pieces: dict[str, list[Tensor]] = {}
-    items = torch.arange(model.item_table.num_items, device=model.device)
-    for ids in torch.split(items, ITEMS_AT_A_TIME):
-        features = {
-            name: values if values.dtype.is_floating_point else values.long()
-            for name, values in model.item_table(ids).items()
-        }
-        for name, table in folded.encode(features).items():
-            table[ids == 0] = 0
-            pieces.setdefault(name, []).append(table.to(dtype))
-    return {name: torch.cat(tables) for name, tables in pieces.items()}

@@ -1,0 +1,68 @@
+"""From a trained QIN+ to a :class:`FoldedQINPlus`: all products are formed in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from model_zoo.core.fold import completed, fold_feature, item_feature_names, require_table_dtype
+from model_zoo.QINPlus.folded import FoldedQINPlus
+
+
+@torch.no_grad()
+def fold(model: Any, *, dtype: torch.dtype = torch.float32, **_: Any) -> FoldedQINPlus:
+    """Fold a trained model.
+
+    The result is the model in evaluation as a smaller function: exact but for rounding to
+    ``dtype``.
+
+    Args:
+        model: A trained QIN+; it is not changed.
+        dtype: float32 or bfloat16, of the tables and the products with them.
+
+    Raises:
+        ValueError: If the dtype is another, or a layer is one that fold does not know.
+    """
+    require_table_dtype(dtype)
+    attention, dim, context = model.attention, model.item_dim, model.row_dim
+    first, *others = (layer for layer in model.network.mlp if isinstance(layer, nn.Linear))
+    to_row, to_target, to_crossed = first.weight.double().tensor_split([context, context + dim], 1)
+    if not model.product:
+        to_crossed = torch.cat([to_crossed, torch.zeros_like(to_crossed)], dim=1)
+    places = attention.of_place
+    tensors = {
+        "target_map": attention.of_target.weight,
+        "target_bias": attention.of_target.bias,
+        "history_map": attention.of_history.weight,
+        "first_map": to_target,
+        "first_bias": first.bias,
+        "product_map": attention.of_product.weight,
+        "places": torch.zeros_like(attention.weight.weight) if places is None else places,
+        "gate_weight": attention.weight.weight,
+        "gate_bias": attention.weight.bias,
+        "crossed_map": to_crossed,
+    }
+    for i, layer in enumerate(others):
+        tensors |= {f"weight_{i}": layer.weight, f"bias_{i}": layer.bias}
+    row_features, start = [], 0
+    for name in model.row_features:
+        feature = fold_feature(model, name)
+        width = feature.weight.shape[1]
+        feature.weight = feature.weight @ to_row[:, start : start + width].T
+        start += width
+        row_features.append(feature)
+    folded = FoldedQINPlus(
+        [fold_feature(model, name) for name in item_feature_names(model)],
+        row_features,
+        item_parts={
+            name: torch.empty(0, dim) for name in ("vectors", "gate_targets", "gate_items", "first")
+        },
+        tensors={name: tensor.detach().double() for name, tensor in tensors.items()},
+        layers=len(others),
+        length_power=attention.length_power,
+        sparse=attention.sparse,
+    )
+    precise = ["target_map", "target_bias", "history_map", "first_map", "first_bias"]
+    return completed(folded, model, dtype, precise=[*precise, f"bias_{len(others) - 1}"])

@@ -1,0 +1,135 @@
+"""The gate of QIN+: pure torch, usable without FuxiCTR."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GatedTargetAttention(nn.Module):
+    r"""Attention of one target item over a click history, by a small network for each pair.
+
+    For a target :math:`t` and history items :math:`h_0 \dots h_{n-1}`, newest first,
+
+    .. math::
+        u_l &= \mathrm{ReLU}\big(P t + Q h_l + W (t \odot h_l) + r_l + b\big) \\
+        a_l &= \mathrm{ReLU}(v \cdot u_l + c), \qquad
+        o = n^{-\gamma} \sum_l a_l h_l
+
+    As in adaptive sparse target attention the weights do not sum to 1 and may be exactly 0. What
+    differs: the score is not linear in the pair, it has a bias, and r makes it depend on how
+    recent the item is. P t and Q h depend on one item each and can be tabulated; only
+    :math:`W (t \odot h)` belongs to the pair. Without an item o is 0.
+
+    Args:
+        dim: Width D of an item vector.
+        units: Hidden units A.
+        max_len: Places that have an :math:`r_l` of their own; older ones share the last.
+        length_power: γ; 0 sums, 1 averages.
+        order: Whether r exists; without it the order of the history does not matter.
+        sparse: Whether the weight goes through the ReLU; without it weights may be negative.
+
+    Raises:
+        ValueError: If an argument is out of range, or the inputs' shapes do not fit together.
+
+    Shapes (B rows, L history slots, T real history items of the batch, U distinct items):
+        ``forward``: target (B, D), history (B, L, D) **newest first**, mask (B, L) -> (B, D)
+        ``packed``: target (B, D), items (U, D), rows (T,) ascending, index (T,) oldest first
+        within a row -> (B, D)
+
+    Example:
+        >>> attention = GatedTargetAttention(4, units=3)
+        >>> target, history = torch.randn(2, 4), torch.randn(2, 3, 4)
+        >>> mask = torch.tensor([[True, True, True], [False, False, False]])
+        >>> attention(target, history, mask)[1].abs().sum().item()  # nothing but padding
+        0.0
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        units: int = 32,
+        max_len: int = 64,
+        length_power: float = 0.5,
+        order: bool = True,
+        sparse: bool = True,
+    ) -> None:
+        super().__init__()
+        if min(dim, units, max_len) < 1:
+            raise ValueError(f"widths must be at least 1, got {dim=}, {units=}, {max_len=}")
+        if not 0.0 <= length_power <= 1.0:
+            raise ValueError(f"length_power must be in [0, 1], got {length_power}")
+        self.dim, self.max_len = dim, max_len
+        self.length_power, self.sparse = length_power, sparse
+        self.of_target = nn.Linear(dim, units)
+        self.of_history = nn.Linear(dim, units, bias=False)
+        self.of_product = nn.Linear(dim, units, bias=False)
+        self.of_place = nn.Parameter(torch.zeros(max_len, units)) if order else None
+        self.weight = nn.Linear(units, 1)
+
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend over padded histories, newest item first.
+
+        Args:
+            target: Item vectors, (B, D).
+            history: Item vectors, (B, L, D); what stands in masked slots does not matter.
+            mask: (B, L), True or 1 at real items, which come first; ``None``: all are real.
+        """
+        if history.shape != (*target.shape[:1], history.shape[1], self.dim):
+            raise ValueError(
+                f"history must be (B, L, {self.dim}) with the B of target "
+                f"{tuple(target.shape)}, got {tuple(history.shape)}"
+            )
+        if mask is None:
+            mask = history.new_ones(history.shape[:2])
+        if mask.shape != history.shape[:2]:
+            raise ValueError(
+                f"mask must be {tuple(history.shape[:2])} like the history, got {tuple(mask.shape)}"
+            )
+        mask = mask.to(history.dtype)
+        places = torch.arange(history.shape[1], device=history.device)
+        pair = self.of_product(target.unsqueeze(1) * history) + self.of_history(history)
+        weight = self._weight(pair + self.of_target(target).unsqueeze(1), places) * mask  # (B, L)
+        pooled = torch.bmm(weight.unsqueeze(1), history).squeeze(1)  # (B, D)
+        return self._scaled(pooled, mask.sum(dim=1))
+
+    def packed(self, target: Tensor, items: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        """Attend over histories without padding; equal to ``forward`` on the same items.
+
+        Args:
+            target: Item vectors, (B, D).
+            items: Vectors of distinct items, (U, D).
+            rows: Row of each history item, (T,) integers in 0..B-1, ascending.
+            index: Which of ``items`` each is, (T,); within a row oldest first.
+        """
+        if index.shape != rows.shape or items.shape != (len(items), self.dim):
+            raise ValueError(
+                f"index must be {tuple(rows.shape)} like rows and items (U, {self.dim}), got "
+                f"{tuple(index.shape)} and {tuple(items.shape)}"
+            )
+        count = torch.zeros(len(target), dtype=torch.long, device=rows.device)
+        count = count.index_add(0, rows, torch.ones_like(rows))  # (B,)
+        ends = count.cumsum(0).index_select(0, rows)
+        places = ends - 1 - torch.arange(len(rows), device=rows.device)  # (T,), newest 0
+        history = items.index_select(0, index)  # (T, D)
+        pair = self.of_product(target.index_select(0, rows) * history)
+        pair = pair + self.of_history(items).index_select(0, index)
+        pair = pair + self.of_target(target).index_select(0, rows)
+        weight = self._weight(pair, places).unsqueeze(1)  # (T, 1)
+        weighted = weight * history
+        pooled = torch.zeros_like(target, dtype=weighted.dtype).index_add(0, rows, weighted)
+        return self._scaled(pooled, count)
+
+    def _weight(self, pair: Tensor, places: Tensor) -> Tensor:
+        """a of pairs (..., A), all but r_l and the two ReLUs; ``places`` is their last but one."""
+        if self.of_place is not None:
+            pair = pair + self.of_place[places.clamp(max=self.max_len - 1)]
+        weight: Tensor = self.weight(torch.relu(pair)).squeeze(-1)
+        return torch.relu(weight) if self.sparse else weight
+
+    def _scaled(self, pooled: Tensor, count: Tensor) -> Tensor:
+        """n^-γ Σ of each row."""
+        if self.length_power == 0:
+            return pooled
+        return pooled * count.clamp(min=1).to(pooled.dtype).pow(-self.length_power).unsqueeze(1)

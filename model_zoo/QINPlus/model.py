@@ -1,0 +1,108 @@
+"""QIN+ as a FuxiCTR model: a gate in place of the bilinear score, and a plain network after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import MLP_Block
+from torch import Tensor
+
+from model_zoo import register
+from model_zoo.core.training.items import ItemHistoryModel
+from model_zoo.QINPlus.fold import fold
+from model_zoo.QINPlus.folded import FoldedQINPlus
+from model_zoo.QINPlus.layers import GatedTargetAttention
+
+
+@register("QIN+")
+class QINPlus(ItemHistoryModel):
+    """QIN with the fewest changes that win on real data.
+
+    The target and each history item have one vector each, as in QIN. A gate
+    (:class:`GatedTargetAttention`) pools the history into an interest o; the quadratic part is
+    the product ``t * o``, and an MLP makes one logit of ``[row features; t; o; t * o]``.
+    ``model_zoo/QINPlus/README.md`` says what each part adds.
+
+    Args:
+        feature_map: FuxiCTR's feature map. Features with ``source: item`` form the item
+            vector, in its order; all others describe the row.
+        model_id: Experiment id; names the checkpoint.
+        gpu: CUDA device, -1 for CPU.
+        learning_rate: Initial learning rate.
+        embedding_dim: Width of each feature's embedding.
+        gate_units: Hidden units of the gate.
+        length_power: The interest is divided by the history's length to this power.
+        order: Whether the gate sees how recent an item is.
+        sparse: Whether attention weights go through a ReLU.
+        product: Whether the network sees ``t * o``.
+        hidden_units: Widths of the MLP.
+        net_dropout: Dropout in the MLP.
+        max_len: Most recent history items a row keeps.
+        **kwargs: Those of :class:`ItemHistoryModel`, of the training and of FuxiCTR.
+
+    Raises:
+        ValueError: If an argument is out of range, or no feature has ``source: item``.
+
+    Shapes: as :class:`ItemHistoryModel`.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "QINPlus",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 64,
+        gate_units: int = 32,
+        length_power: float = 0.5,
+        order: bool = True,
+        sparse: bool = True,
+        product: bool = True,
+        hidden_units: Sequence[int] = (256, 128),
+        net_dropout: float = 0.3,
+        max_len: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            feature_map, model_id=model_id, gpu=gpu, embedding_dim=embedding_dim, **kwargs
+        )
+        if not hidden_units or min(hidden_units) < 1:
+            raise ValueError(f"hidden_units must be widths from 1 on, got {list(hidden_units)}")
+        if not 0.0 <= net_dropout < 1.0:
+            raise ValueError(f"net_dropout must be in [0, 1), got {net_dropout}")
+        self.attention = GatedTargetAttention(
+            self.item_dim,
+            units=gate_units,
+            max_len=max_len,
+            length_power=length_power,
+            order=order,
+            sparse=sparse,
+        )
+        self.product = product
+        self.network = MLP_Block(
+            self.row_dim + (3 if product else 2) * self.item_dim,
+            output_dim=1,
+            hidden_units=list(hidden_units),
+            hidden_activations="ReLU",
+            dropout_rates=net_dropout,
+        )
+        self.make_ready(kwargs["optimizer"], kwargs["loss"], learning_rate)
+
+    def fold(self, **settings: Any) -> FoldedQINPlus:
+        """See :func:`model_zoo.QINPlus.fold.fold`."""
+        return fold(self, **settings)
+
+    def logit(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        target_ids = self.on_device(inputs[self.item_col]).long()
+        history_ids, rows = self.packed_history(inputs)
+        items, index = self.encode_items(target_ids, history_ids)  # (U, D), (B + T,)
+        target = items.index_select(0, index[: len(target_ids)])  # (B, D)
+        interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
+        parts = [*self.encode_row(inputs), target, interest]
+        if self.product:
+            parts.append(target * interest)
+        logit: Tensor = self.network(torch.cat(parts, dim=1))  # (B, 1)
+        return logit
