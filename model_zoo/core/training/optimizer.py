@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import torch
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
+
+# FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
+Regularizer = Annotated[
+    str, pydantic.Field(pattern=r"^(l[12]\([^,()]+\)|l1_l2\([^,()]+,[^,()]+\))$")
+]
 
 
 def build_optimizer(
