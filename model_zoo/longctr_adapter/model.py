@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import DIN_Attention
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.processes import world_size
 from model_zoo.longctr_adapter.arguments import constructor_signature
+from model_zoo.longctr_adapter.attention import PackedDINAttention
 from model_zoo.longctr_adapter.batch import PackedRows, pack, pad, with_histories
 from model_zoo.longctr_adapter.conventions import padding_of, problems_of
 from model_zoo.longctr_adapter.source import installed_models, load_class
@@ -108,6 +110,9 @@ class LongCTRModel(TrainableModel):
         self.padding = padding_of(self.source.__name__, known, max_len=max_len)
         self.item_table = item_table.to(self.device)
         self.embedding_layer.register_forward_hook(_gather)
+        for part, module in self.named_children():
+            if isinstance(module, DIN_Attention):
+                setattr(self, part, PackedDINAttention(module))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         size = len(inputs[self.item_col])

@@ -22,15 +22,28 @@ FEATURES: dict[str, dict[str, Any]] = {
     "item_tags": {**SEQUENCE, **ITEM, "vocab_size": 7, "max_len": 3},
     "item_emb": {"type": "embedding", **ITEM, "pretrain_dim": 6},
 }
+SHORT = {"dnn_hidden_units": [8], "attention_dim": 4, "short_seq_len": 4}
 SMALL: dict[str, dict[str, Any]] = {
     "DIN": {"dnn_hidden_units": [8], "attention_hidden_units": [4], "batch_norm": True},
     "DIEN": {"dnn_hidden_units": [8], "attention_hidden_units": [4]},
     "SIM": {"dnn_hidden_units": [8], "attention_dim": 4, "short_seq_len": 4, "topk": 3},
-    "ETA": {"dnn_hidden_units": [8], "attention_dim": 4, "short_seq_len": 4, "topk": 3},
+    "ETA": {
+        "dnn_hidden_units": [8],
+        "attention_dim": 4,
+        "short_seq_len": 4,
+        "topk": 3,
+        "hash_bits": 2,
+    },
     "SDIM": {"dnn_hidden_units": [8], "attention_dim": 4, "short_seq_len": 4, "num_hashes": 2},
     "TWIN": {"dnn_hidden_units": [8], "attention_dim": 4, "short_seq_len": 4, "topk": 3},
     "TransAct": {"dcn_hidden_units": [8], "dim_feedforward": 8, "first_k_cols": 2},
-    "MIRRN": {"dnn_hidden_units": [8], "attention_dim": 4, "short_seq_len": 4, "topk": 3},
+    "MIRRN": {
+        "dnn_hidden_units": [8],
+        "attention_dim": 4,
+        "short_seq_len": 4,
+        "topk": 3,
+        "hash_bits": 2,
+    },
     "DCNv2": {"parallel_dnn_hidden_units": [8]},
     "FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [4], "num_heads": 2},
 }
@@ -47,9 +60,8 @@ def item_columns() -> dict[str, Tensor]:
     return columns
 
 
-def build(name: str, tmp_path: Path, **settings: Any) -> Any:
-    """A model whose weights are large enough to tell one input from another."""
-    arguments = {
+def arguments_of(name: str, tmp_path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
         "learning_rate": 1e-2,
         "embedding_dim": 4,
         "optimizer": "adam",
@@ -58,10 +70,16 @@ def build(name: str, tmp_path: Path, **settings: Any) -> Any:
         "model_root": str(tmp_path),
         "verbose": 0,
         "max_len": MAX_LEN,
-        "item_table": ItemTable(item_columns()),
         **SMALL[name],
+        **settings,
     }
-    model = get_model(f"LongCTR/{name}")(feature_map(FEATURES, 4), **(arguments | settings))
+
+
+def build(name: str, tmp_path: Path, **settings: Any) -> Any:
+    """A model whose weights are large enough to tell one input from another."""
+    arguments = arguments_of(name, tmp_path, settings)
+    table = ItemTable(item_columns())
+    model = get_model(f"LongCTR/{name}")(feature_map(FEATURES, 4), item_table=table, **arguments)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             with torch.no_grad():
@@ -70,6 +88,20 @@ def build(name: str, tmp_path: Path, **settings: Any) -> Any:
                 if module.padding_idx == 0:
                     module.weight[0] = padding
     return model
+
+
+def fuxictrs_own(model: Any, name: str, tmp_path: Path, **settings: Any) -> Any:
+    """FuxiCTR's model, with nothing of ours, of the same weights."""
+    own = model.source(feature_map(FEATURES, 4), **arguments_of(name, tmp_path, settings))
+    own.load_state_dict(model.state_dict())
+    return own
+
+
+def ready_to_train(model: Any) -> None:
+    """As FuxiCTR's ``fit`` leaves it before the first step."""
+    model.train()
+    model._steps_per_epoch, model._max_gradient_norm = 1, 10.0
+    model._batch_index, model._total_steps = 0, 1
 
 
 def draw_rows(lengths: list[int]) -> list[dict[str, Any]]:
