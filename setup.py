@@ -12,6 +12,7 @@ DEV = [
     *TEST,
     *TENSORBOARD,
     *EXPORT,
+    "import-linter>=2.1",
     "ruff>=0.6",
     "mypy>=1.11",
     "pandas-stubs",

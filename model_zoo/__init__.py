@@ -14,7 +14,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+
+class _Family(NamedTuple):
+    names: Callable[[], list[str]]
+    load: Callable[[str], type]
+
+
 _MODELS: dict[str, type] = {}
+_FAMILIES: dict[str, _Family] = {}
+_FOLDED: dict[str, type] = {}
+FIRST_FOLDED = "QIN"  # whose folded files of version 1 are
 _Model = TypeVar("_Model", bound=type)
 
 
@@ -34,14 +43,6 @@ def register(name: str) -> Callable[[_Model], _Model]:
     return decorate
 
 
-class _Family(NamedTuple):
-    names: Callable[[], list[str]]
-    load: Callable[[str], type]
-
-
-_FAMILIES: dict[str, _Family] = {}
-
-
 def register_family(
     prefix: str, *, names: Callable[[], list[str]], load: Callable[[str], type]
 ) -> None:
@@ -57,11 +58,7 @@ def register_family(
 
 def available_models() -> list[str]:
     """Names of all registered models and of all families' models, sorted."""
-    # By looking at files: FuxiCTR installs folders of its own under this name, which register
-    # nothing, and some of which fail when they are imported.
-    for folder in map(Path, __path__):
-        for file in sorted(folder.glob("*/model.py")):
-            importlib.import_module(f"{__name__}.{file.parent.name}.model")
+    _import_all("model")
     of_families = (f"{prefix}/{n}" for prefix, family in _FAMILIES.items() for n in family.names())
     return sorted([*_MODELS, *of_families])
 
@@ -82,3 +79,48 @@ def get_model(name: str) -> type:
         hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
         raise ValueError(f"model '{name}' is not registered{hint}; known: {', '.join(known)}")
     return _MODELS[name]
+
+
+def register_folded(name: str) -> Callable[[_Model], _Model]:
+    """Class decorator: the folded form of the model ``name``, in its package's ``folded.py``."""
+
+    def decorate(cls: _Model) -> _Model:
+        _FOLDED[name] = cls
+        return cls
+
+    return decorate
+
+
+def get_folded(name: str) -> type:
+    """The folded form of the model ``name``; importing it needs torch only.
+
+    Raises:
+        ValueError: If there is none; the message names the known ones.
+    """
+    known = folding_models()
+    if name not in known:
+        raise ValueError(f"model '{name}' has no folded form; known: {', '.join(known)}")
+    return _FOLDED[name]
+
+
+def folding_models() -> list[str]:
+    """Names of the models that have a folded form, sorted."""
+    _import_all("folded")
+    return sorted(_FOLDED)
+
+
+def folded_name(cls: type) -> str:
+    """The name of the model whose folded form ``cls`` is."""
+    return next(name for name, folded in _FOLDED.items() if folded is cls)
+
+
+def _import_all(module: str) -> None:
+    """Import a module of every model package.
+
+    By looking at files: FuxiCTR installs folders of its own under this name, which register
+    nothing, and some of which fail when they are imported.
+    """
+    for folder in map(Path, __path__):
+        for file in sorted(folder.glob(f"*/{module}.py")):
+            if file.parent.name != "core":  # there the contract stands
+                importlib.import_module(f"{__name__}.{file.parent.name}.{module}")

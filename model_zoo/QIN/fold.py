@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_zoo.QIN.folded import FoldedFeature, FoldedQIN, Kind
+from model_zoo.core.folded import FoldedFeature, Kind
+from model_zoo.QIN.folded import FoldedQIN
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, PooledEmbedding, QuadraticLayer
-
-if TYPE_CHECKING:
-    from model_zoo.QIN.model import QIN
 
 ITEMS_AT_A_TIME = 65_536  # items whose parts are computed in float64 at once
 
 
 @torch.no_grad()
 def fold(
-    model: QIN, *, dtype: torch.dtype = torch.float32, tabulate_first_layer: bool = True
+    model: Any, *, dtype: torch.dtype = torch.float32, tabulate_first_layer: bool = True
 ) -> FoldedQIN:
     """Fold a trained model.
 
@@ -39,7 +37,7 @@ def fold(
         raise ValueError(f"dtype must be float32 or bfloat16, got {dtype}")
     network, attention = model.qnn, model.attention
     products, biases, shifts = zip(
-        *map(_summed, network.layers, network.norms),  # type: ignore[arg-type]  # lists of any
+        *map(_summed, network.layers, network.norms),
         strict=True,
     )
     query_map, output_map = _attention_maps(attention)
@@ -63,7 +61,7 @@ def fold(
     folded = FoldedQIN(
         item_features,
         row_features,
-        item_parts={name: torch.empty(0) for name in _parts(tabulate_first_layer)},
+        item_parts={name: torch.empty(0, dim) for name in _parts(tabulate_first_layer)},
         query_map=query_map,
         first_map=first_map,
         first_bias=biases[0],
@@ -110,7 +108,7 @@ def _attention_maps(attention: AdaptiveSparseTargetAttention) -> tuple[Tensor, T
     return query * attention.scale, attention.W_o.weight.double() @ attention.W_v.weight.double()
 
 
-def _feature(model: QIN, name: str) -> FoldedFeature:
+def _feature(model: Any, name: str) -> FoldedFeature:
     """The map of FuxiCTR's embedding layer for one feature, in float64."""
     kind: Kind = model.feature_map.features[name]["type"]
     module = model.embedding_layer.embedding_layer.embedding_layers[name]
@@ -131,7 +129,7 @@ def _feature(model: QIN, name: str) -> FoldedFeature:
     )
 
 
-def _item_tables(model: QIN, folded: FoldedQIN, dtype: torch.dtype) -> dict[str, Tensor]:
+def _item_tables(model: Any, folded: FoldedQIN, dtype: torch.dtype) -> dict[str, Tensor]:
     """t, u and the first layer's part of every item; those of padding are zero."""
     pieces: dict[str, list[Tensor]] = {}
     items = torch.arange(model.item_table.num_items, device=model.device)

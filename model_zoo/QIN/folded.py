@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from model_zoo import register_folded
+from model_zoo.core.folded import FoldedFeature, FoldedModel
 from model_zoo.QIN.layers.kernels import dots, grouped_dots, linear, weighted_sums
-
-Kind = Literal["categorical", "sequence", "numeric", "embedding"]
 
 # Rows that go through the network together: on a CPU few enough to stay in its cache.
 ROWS = {"cpu": 2_048}
 MANY = 2**22
 
 
-class FoldedFeature(nn.Module):
-    r"""One input as a linear map of its value: a table's row, a pooling of rows, a projection.
-
-    Args:
-        name: The column.
-        kind: ``categorical`` (an id), ``sequence`` (ids, 0 is padding), ``numeric`` (a number)
-            or ``embedding`` (a vector).
-        weight: A row for each id (V, w), the number's factor (1, w), or the matrix (p, w).
-        mode: How a sequence's rows are pooled, ``mean`` or ``sum``.
-
-    Shapes: values (n,), or (n, m) for a sequence and (n, p) for an embedding -> (n, w).
-    """
-
-    weight: Tensor
-
-    def __init__(self, name: str, kind: Kind, weight: Tensor, *, mode: str = "mean") -> None:
-        super().__init__()
-        self.name, self.kind, self.mode = name, kind, mode
-        self.register_buffer("weight", weight)
-
-    def forward(self, values: Tensor) -> Tensor:
-        if self.kind == "categorical":
-            return self.weight.index_select(0, values)
-        if self.kind == "sequence":
-            if not torch.compiler.is_compiling():
-                return functional.embedding_bag(values, self.weight, mode=self.mode, padding_idx=0)
-            # The same, of operators that every runtime has.
-            real = (values != 0).to(self.weight.dtype).unsqueeze(2)  # (n, m, 1)
-            total = (functional.embedding(values, self.weight) * real).sum(dim=1)
-            return total / real.sum(dim=1).clamp(min=1) if self.mode == "mean" else total
-        values = values.to(self.weight.dtype)
-        return values.unsqueeze(1) * self.weight if self.kind == "numeric" else values @ self.weight
-
-    def exact(self, values: Tensor) -> Tensor:
-        """The same in float64: a float32 product would depend on how many rows there are."""
-        if self.kind == "embedding":
-            return values.double() @ self.weight.double()
-        output: Tensor = self(values)
-        return output.double()
-
-
-class FoldedQIN(nn.Module):
+@register_folded("QIN")
+class FoldedQIN(FoldedModel):
     r"""The logit of a trained QIN (arXiv 2504.17699) as a smaller function, exactly equal.
 
     With BatchNorm as :math:`s \odot z + m` and a quadratic layer's rows summed, layer i is
@@ -88,16 +48,9 @@ class FoldedQIN(nn.Module):
         slopes: Of the N PReLUs.
         output: w (1, F) and c (1,).
 
-    Shapes (B rows, T history items of all rows, n candidates, L items of one history):
-        ``rows``: target (B,), history (T,), lengths (B,) -> logit (B,), weight (T,)
-        ``forward``: history (L,), candidates (n,) -> logit (n,), weight (n, L)
-        Row features are (B, ...) or (n, ...); a first dimension of 1 holds for all. Item ids
-        are rows of the tables; 0 is padding.
+    Shapes are those of :class:`FoldedModel`.
     """
 
-    item_features: Sequence[FoldedFeature]  # module lists, which have no type of their items
-    row_features: Sequence[FoldedFeature]
-    vectors: Tensor
     queries: Tensor
     first: Tensor
     query_map: Tensor
@@ -123,14 +76,11 @@ class FoldedQIN(nn.Module):
         slopes: Sequence[float],
         output: tuple[Tensor, Tensor],
     ) -> None:
-        super().__init__()
-        self.item_features = nn.ModuleList(item_features)  # type: ignore[assignment]
-        self.row_features = nn.ModuleList(row_features)  # type: ignore[assignment]
+        super().__init__(item_features, row_features, item_parts)
         self.slopes = list(slopes)
-        self.dim, self.width = query_map.shape[0], first_map.shape[0]
+        self.width = first_map.shape[0]
         self.context_width = self.width - 2 * self.dim
         buffers = {
-            **item_parts,
             "query_map": query_map,
             "first_map": first_map,
             "first_bias": first_bias,
@@ -143,65 +93,43 @@ class FoldedQIN(nn.Module):
         buffers |= {f"shift_{i}": tensor for i, tensor in enumerate(shifts)}
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor)
-        self.num_items = len(self.vectors)  # padding included; the tables may have room for more
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the tables, and of all matrices that a row goes through."""
-        return self.vectors.dtype
 
     @property
     def tabulates_first_layer(self) -> bool:
         return "first" in self._buffers
 
-    @torch.no_grad()
-    def encode(
-        self, features: Mapping[str, Tensor], vectors: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """What the tables hold of items with these features: name -> (n, width), float64.
-
-        All follows from the vectors as they are stored. So the parts of features that are not
-        given may come from a table, and an item's tables do not depend on how it got there.
-
-        Args:
-            features: Values of item features by name, each with first dimension n.
-            vectors: Where the parts of features that are not given come from, (n, D).
-        """
-        parts, start = [], 0
-        for feature in self.item_features:
-            stop = start + feature.weight.shape[1]
-            if feature.name in features:
-                parts.append(feature.exact(features[feature.name]))
-            elif vectors is not None:
-                parts.append(vectors[:, start:stop].double())
-            else:
-                raise ValueError(f"no values of item feature {feature.name}")
-            start = stop
-        vectors = torch.cat(parts, dim=1).to(self.dtype).double()
+    def tables_of(self, vectors: Tensor) -> dict[str, Tensor]:
         tables = {"vectors": vectors, "queries": vectors @ self.query_map.double().T}
         if self.tabulates_first_layer:
             tables["first"] = vectors @ self.first_map.double().T + self.first_bias.double()
         return tables
 
-    @torch.inference_mode()  # so that the tables may have been made in one
-    def write_items(self, rows: Tensor, tables: Mapping[str, Tensor]) -> None:
-        """Replace rows (n,) of the tables by those that :meth:`encode` computed."""
-        for name, values in tables.items():
-            table = self.get_buffer(name)
-            table.index_copy_(0, rows, values.to(table.dtype))
+    def plain_values(self) -> dict[str, Any]:
+        return {"slopes": self.slopes}
 
-    @property
-    def item_tables(self) -> dict[str, Tensor]:
-        """The tables with a row for each item, by name."""
-        names = ["vectors", "queries", *(["first"] if self.tabulates_first_layer else [])]
-        return {name: self.get_buffer(name) for name in names}
-
-    def grown(self, rows: int) -> dict[str, Tensor]:
-        """Copies of the item tables with so many rows, those that are new all zeros."""
-        return {
-            name: functional.pad(table, (0, 0, 0, rows - len(table)))
-            for name, table in self.item_tables.items()
-        }
+    @classmethod
+    def from_parts(
+        cls,
+        item_features: Sequence[FoldedFeature],
+        row_features: Sequence[FoldedFeature],
+        tensors: Mapping[str, Tensor],
+        plain: Mapping[str, Any],
+    ) -> FoldedQIN:
+        layers = range(len(plain["slopes"]))
+        return cls(
+            item_features,
+            row_features,
+            item_parts={n: tensors[n] for n in ("vectors", "queries", "first") if n in tensors},
+            query_map=tensors["query_map"],
+            first_map=tensors["first_map"],
+            first_bias=tensors["first_bias"],
+            pooled_map=tensors["pooled_map"],
+            weights=[tensors[f"weight_{i}"] for i in layers[1:]],
+            biases=[tensors[f"bias_{i}"] for i in layers[1:]],
+            shifts=[tensors[f"shift_{i}"] for i in layers],
+            slopes=plain["slopes"],
+            output=(tensors["output_weight"], tensors["output_bias"]),
+        )
 
     def forward(
         self, history: Tensor, candidates: Tensor, context: Mapping[str, Tensor]

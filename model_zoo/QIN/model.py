@@ -16,6 +16,8 @@ from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.extras import can_compile
+from model_zoo.QIN.fold import fold
+from model_zoo.QIN.folded import FoldedQIN
 from model_zoo.QIN.layers import (
     AdaptiveSparseTargetAttention,
     PooledEmbedding,
@@ -147,6 +149,10 @@ class QIN(TrainableModel):
         self.model_to_device()
         if compile and can_compile(self.device):
             self.qnn.compile()
+
+    def fold(self, **settings: Any) -> FoldedQIN:
+        """See :func:`model_zoo.QIN.fold.fold`."""
+        return fold(self, **settings)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self.autocast():

@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-import typing
 from typing import Annotated, Any, Literal
 
 import pydantic
-from fuxictr.pytorch.models import BaseModel
 
-from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.optimizer import Regularizer
 
 # FuxiCTR looks these up in torch.nn, some in any case, and calls what it finds.
@@ -69,11 +66,7 @@ def argument_type(name: str, default: Any, documented: str | None) -> Any:
 
 
 def constructor_signature(model_class: type) -> inspect.Signature:
-    """The signature of an adapted class, annotated so that its arguments are YAML keys.
-
-    These are the arguments of ``model_class`` and the settings of every training here; where
-    both have one, the training's type and default hold.
-    """
+    """The signature of FuxiCTR's class, annotated so that its arguments are YAML keys."""
     documented = dict(re.findall(r"^ +(\w+) \(([^)]+)\):", model_class.__doc__ or "", re.MULTILINE))
     parameters = {
         name: parameter.replace(
@@ -84,13 +77,6 @@ def constructor_signature(model_class: type) -> inspect.Signature:
         for name, parameter in inspect.signature(model_class.__init__).parameters.items()
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name not in ("self", "feature_map")
     }
-    for base in TrainableModel.__mro__[: TrainableModel.__mro__.index(BaseModel)]:
-        hints = typing.get_type_hints(base.__init__, include_extras=True)
-        for name, parameter in inspect.signature(base.__init__).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                parameters[name] = parameter.replace(
-                    kind=parameter.POSITIONAL_OR_KEYWORD, annotation=hints[name]
-                )
     handed_over = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         for name in ("self", "feature_map")

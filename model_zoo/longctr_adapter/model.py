@@ -74,17 +74,9 @@ class LongCTRModel(TrainableModel):
         }
         known = {**defaults, **settings}
         specs = feature_map.features
-        misplaced = [
-            name
-            for name, spec in specs.items()
-            if spec["type"] == "meta" and spec.get("source") == "item"
-        ]
         of_items = [name for name, spec in specs.items() if spec.get("source") == "item"]
         width = sum(specs[n].get("embedding_dim", known["embedding_dim"]) for n in of_items)
-        problems = [
-            f"column '{name}' has type meta and source: item; FuxiCTR would count its width"
-            for name in misplaced
-        ]
+        problems = []
         if not of_items:
             problems.append("no feature has source: item, so there is no item vector")
         problems += problems_of(
@@ -199,8 +191,7 @@ class _InFloat32(nn.Module):
 def adapted_class(name: str) -> type[LongCTRModel]:
     """FuxiCTR's LongCTR model of that name, under this project's contract.
 
-    Its constructor has the signature of FuxiCTR's, with types, joined with the settings of
-    every training here.
+    Its constructor has the signature of FuxiCTR's, with types.
 
     Raises:
         ValueError: If it is not installed.

@@ -177,11 +177,28 @@ def test_nothing_in_a_file_is_executed(path: Path, tmp_path: Path, place: str) -
         assert trap.target.exists()
 
 
+def test_a_file_of_version_1_is_read(path: Path) -> None:
+    """It was written when one model folded, whose values stood flat beside the rest."""
+    content = torch.load(path, weights_only=True)
+    before = content | content["plain"] | {"version": 1}
+    del before["model"], before["plain"]
+    old = path.with_name("old.folded")
+    torch.save(before, old)
+    assert torch.equal(scores(Scorer.load(old)), scores(Scorer.load(path)))
+
+
+def test_a_file_of_a_model_that_is_not_here(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"model": "Other"}, path)
+    with pytest.raises(InputError, match=r"a\.folded: model 'Other' has no folded form; known: "):
+        load_folded(path)
+
+
 def test_a_file_of_a_newer_release_is_refused(path: Path) -> None:
     content = torch.load(path, weights_only=True)
     torch.save(content | {"version": content["version"] + 1, "ids": "changed"}, path)
     with pytest.raises(
-        InputError, match=r"version 2, expected at most 1: it was folded by a newer"
+        InputError, match=r"version 3, expected at most 2: it was folded by a newer"
     ):
         load_folded(path)
 

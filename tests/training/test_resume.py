@@ -27,6 +27,7 @@ SETTINGS = [
     "early_stop_patience=9",
     "checkpoint_minutes=1.e-6",
     "embedding_regularizer=1.e-3",
+    "weight_average=0.9",
 ]
 MODEL = Path("checkpoints/MicroLens_demo/QIN_test.model")
 STATE = MODEL.with_suffix(".state")

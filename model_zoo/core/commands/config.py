@@ -18,7 +18,9 @@ from fuxictr.utils import load_dataset_config, load_model_config
 from model_zoo import get_model
 from model_zoo.core.data.spec import DatasetSpec, Pooling, Spec, one_entry_per_column
 from model_zoo.core.errors import InputError
+from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.metrics import GROUP_METRICS, ROW_METRICS, is_group_metric
+from model_zoo.core.training.resume import ResumableModel
 
 
 class FeatureOverride(Spec):
@@ -150,19 +152,27 @@ def load_dataset(
 
 
 def constructor_arguments(model_class: type) -> dict[str, Any]:
-    """Name -> (type, default) of a model's own hyper-parameters, from its signature.
+    """Name -> (type, default) of a model's own hyper-parameters and those of its training.
 
-    ``feature_map`` and keyword-only arguments are handed over by the program, the column
-    names come from the data set, ``model_id`` and ``gpu`` from the command line.
+    Its own are the arguments of its constructor; the training's are keyword-only arguments of
+    the engine. ``feature_map`` and other keyword-only arguments are handed over by the program,
+    the column names come from the data set, ``model_id`` and ``gpu`` from the command line.
     """
-    constructor = vars(model_class)["__init__"]
-    hints = typing.get_type_hints(constructor, include_extras=True)
     elsewhere = {"self", "feature_map", "gpu", *RunSpec.model_fields, *DatasetSpec.model_fields}
-    return {
-        name: (hints.get(name, Any), _default(parameter))
-        for name, parameter in inspect.signature(constructor).parameters.items()
-        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name not in elsewhere
-    }
+    arguments: dict[str, Any] = {}
+    for owner, kind in (
+        (model_class, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        (ResumableModel, inspect.Parameter.KEYWORD_ONLY),
+        (TrainableModel, inspect.Parameter.KEYWORD_ONLY),
+    ):
+        constructor = vars(owner)["__init__"]
+        hints = typing.get_type_hints(constructor, include_extras=True)
+        arguments |= {
+            name: (hints.get(name, Any), _default(parameter))
+            for name, parameter in inspect.signature(constructor).parameters.items()
+            if parameter.kind is kind and name not in elsewhere
+        }
+    return arguments
 
 
 def _default(parameter: inspect.Parameter) -> Any:

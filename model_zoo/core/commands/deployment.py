@@ -10,7 +10,7 @@ import torch
 
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
-from model_zoo.core.commands.folding import fold_model, folded_path
+from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
 from model_zoo.core.serving.export import SUFFIX, export_folded
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
 
@@ -29,8 +29,8 @@ def fold_experiment(
         config_dir: Folder with the YAML files.
         expid: Experiment id.
         overrides: ``key=value`` strings that replace settings.
-        dtype: As :func:`fold`.
-        tabulate_first_layer: As :func:`fold`.
+        dtype: Of the tables, as in :class:`model_zoo.core.model.Foldable`.
+        tabulate_first_layer: As in the model's ``fold``.
 
     Returns:
         The experiment on integer data, and its folded model.
@@ -39,6 +39,7 @@ def fold_experiment(
         InputError: If a setting, a file or the checkpoint is wrong.
     """
     raw = load_experiment(config_dir, expid, overrides)
+    require_folding(raw, "fold and export")
     encoded, _ = prepare_dataset(raw, splits=())
     model = build_model(encoded, build_feature_map(encoded.params), gpu=-1)
     model.load_weights(model.checkpoint)

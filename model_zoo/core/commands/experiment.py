@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.curve import draw_training_curve
+from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.data.encode import encode_dataset
 from model_zoo.core.data.item_table import load_item_table
@@ -73,6 +74,8 @@ def run_experiment(
         Interrupted: If a signal ended the training; its state is saved.
     """
     experiment = load_experiment(config_dir, expid, overrides)
+    if calibrate is not None:
+        require_folding(experiment, "--calibrate")
     with joined(gpu) as device:
         return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
 

@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 import torch
 
+from model_zoo import folding_models, get_model
 from model_zoo.core.commands.config import Experiment
 from model_zoo.core.data.encode import read_vocabularies
 from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
-from model_zoo.QIN.fold import fold
 
 
 def folded_path(experiment: Experiment) -> Path:
@@ -26,6 +27,20 @@ def folded_path(experiment: Experiment) -> Path:
     )
 
 
+def require_folding(experiment: Experiment, what: str) -> None:
+    """Refuse what only a model that folds can do.
+
+    Raises:
+        InputError: If the experiment's model has no folded form.
+    """
+    name = experiment.run.model
+    if not hasattr(get_model(name), "fold"):
+        raise InputError(
+            f"experiment '{experiment.run.model_id}': {what}: model {name} has no folded form; "
+            f"models that have one: {', '.join(folding_models())}"
+        )
+
+
 def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: Any) -> FoldedFile:
     """Fold a trained model together with the ids of its data set.
 
@@ -33,9 +48,9 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
         model: The model, with the weights of its checkpoint.
         raw: The data set as configured.
         encoded: The experiment on integer data.
-        **settings: As :func:`fold`.
+        **settings: As the model's ``fold``.
     """
-    folded = fold(model, **settings)
+    folded = model.fold(**settings)
     ids = Ids(item_col=raw.item_col)
     if raw.rebuild_dataset:
         ids = _raw_ids(raw, folded.num_items)

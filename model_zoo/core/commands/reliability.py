@@ -11,8 +11,9 @@ import torch
 from model_zoo.core.commands.config import Experiment
 from model_zoo.core.commands.curve import draw_reliability_curve
 from model_zoo.core.commands.folding import fold_model, folded_path
-from model_zoo.core.commands.scoring import logits_and_labels, open_rows
+from model_zoo.core.commands.scoring import by_folded, by_model, logits_and_labels, open_rows
 from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.model import Foldable
 from model_zoo.core.serving.calibration import (
     Kind,
     fit_calibration,
@@ -40,20 +41,22 @@ def report_calibration(
         raw: The data set as configured.
         encoded: The experiment on integer data.
         picture: PNG file to write.
-        calibrate: ``platt`` or ``isotonic``.
+        calibrate: ``platt`` or ``isotonic``, for a model that folds.
 
     Raises:
         InputError: If the map cannot be fitted.
     """
-    file = fold_model(model, raw, encoded)
+    folds = isinstance(model, Foldable)
+    file = fold_model(model, raw, encoded) if folds else None
+    score = by_model(model) if file is None else by_folded(file.folded, encoded.dataset)
     valid = open_rows(encoded, model.feature_map, encoded.dataset.valid_data, split="valid")
     logit, label = logits_and_labels(
-        file.folded, valid, encoded.dataset, progress=encoded.run.verbose > 0
+        score, valid, encoded.dataset, progress=encoded.run.verbose > 0
     )
     report = measure_calibration(torch.from_numpy(logit).sigmoid().numpy(), label)
     logging.info("[Calibration] %s", report.describe())
     reports = {"as trained": report}
-    if calibrate is not None:
+    if calibrate is not None and file is not None:
         before, after = held_out_effect(calibrate, logit, label, seed=encoded.run.seed)
         logging.info("[Calibration] half of valid, as trained: %s", before.describe())
         logging.info(

@@ -1,8 +1,8 @@
-"""Rows of a data set through a folded model, in bounded memory."""
+"""Rows of a data set through a trained model, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,12 @@ from model_zoo.core.commands.config import Experiment
 from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.loader import StreamingLoader
 from model_zoo.core.data.spec import DatasetSpec
-from model_zoo.QIN.folded import FoldedQIN
+from model_zoo.core.folded import FoldedModel
+
+Batch = Mapping[str, Tensor]
+# A batch as the loader gives it -> logits (B,), and the attention weight of each of its history
+# items (T,), which a model that does not fold does not say.
+ScoreBatch = Callable[[Batch], tuple[Tensor, Tensor | None]]
 
 
 class Scored(NamedTuple):
@@ -24,12 +29,12 @@ class Scored(NamedTuple):
     Attributes:
         batch: As the loader gave it.
         logit: (B,)
-        weight: Attention weight of each history item of the batch, (T,).
+        weight: Attention weight of each history item of the batch, (T,), or ``None``.
     """
 
-    batch: Mapping[str, Tensor]
+    batch: Batch
     logit: Tensor
-    weight: Tensor
+    weight: Tensor | None
 
 
 def open_rows(
@@ -46,18 +51,52 @@ def open_rows(
     )
 
 
+def by_folded(folded: FoldedModel, dataset: DatasetSpec) -> ScoreBatch:
+    """Scores of a folded model, on its device.
+
+    Args:
+        folded: The model.
+        dataset: The data set on integer data.
+    """
+    device = folded.vectors.device
+    length_col = dataset.history_col + LENGTH_SUFFIX
+    names = [dataset.item_col, dataset.history_col, length_col]
+    names += [feature.name for feature in folded.row_features]
+
+    def score(batch: Batch) -> tuple[Tensor, Tensor]:
+        ids = {name: batch[name].to(device, non_blocking=True) for name in names}
+        values = {n: v if v.dtype.is_floating_point else v.long() for n, v in ids.items()}
+        return folded.rows(
+            values[dataset.item_col], values[dataset.history_col], values[length_col], values
+        )
+
+    return score
+
+
+def by_model(model: Any) -> ScoreBatch:
+    """Scores of a model that does not fold, through its own forward pass."""
+    model.eval()
+
+    def score(batch: Batch) -> tuple[Tensor, None]:
+        output = model(batch)
+        if "logit" in output:
+            return output["logit"].squeeze(1), None
+        # In float64 the way to the logit and back loses nothing that float32 has.
+        return torch.logit(output["y_pred"].double().squeeze(1), eps=1e-12), None
+
+    return score
+
+
 def score_rows(
-    folded: FoldedQIN, loader: StreamingLoader, dataset: DatasetSpec, *, progress: bool = True
+    score: ScoreBatch, loader: StreamingLoader, *, progress: bool = True
 ) -> Iterator[Scored]:
     """Score batch after batch.
 
     Args:
-        folded: The model, on its device.
+        score: :func:`by_folded` or :func:`by_model`.
         loader: The rows.
-        dataset: The data set on integer data.
         progress: Show a progress bar, if standard output is a terminal.
     """
-    device = folded.vectors.device
     with (
         torch.inference_mode(),
         tqdm(
@@ -69,32 +108,17 @@ def score_rows(
         ) as bar,
     ):
         for batch in loader:
-            ids = {
-                name: batch[name].to(device, non_blocking=True)
-                for name in (
-                    dataset.item_col,
-                    dataset.history_col,
-                    dataset.history_col + LENGTH_SUFFIX,
-                    *(feature.name for feature in folded.row_features),
-                )
-            }
-            values = {n: v if v.dtype.is_floating_point else v.long() for n, v in ids.items()}
-            logit, weight = folded.rows(
-                values[dataset.item_col],
-                values[dataset.history_col],
-                values[dataset.history_col + LENGTH_SUFFIX],
-                values,
-            )
+            logit, weight = score(batch)
             yield Scored(batch, logit, weight)
             bar.update(len(logit))
 
 
 def logits_and_labels(
-    folded: FoldedQIN, loader: StreamingLoader, dataset: DatasetSpec, *, progress: bool = True
+    score: ScoreBatch, loader: StreamingLoader, dataset: DatasetSpec, *, progress: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels of all rows, (n,) each, float64."""
     logits, labels = [], []
-    for scored in score_rows(folded, loader, dataset, progress=progress):
+    for scored in score_rows(score, loader, progress=progress):
         logits.append(scored.logit.double().cpu().numpy())
         labels.append(scored.batch[dataset.label_col.name].double().numpy())
     return np.concatenate(logits), np.concatenate(labels)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from fuxictr.pytorch.torch_utils import get_device
 
+from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import (
     build_feature_map,
@@ -26,8 +27,15 @@ from model_zoo.core.commands.experiment import (
     report_device,
     require_writable,
 )
-from model_zoo.core.commands.folding import fold_model, folded_path
-from model_zoo.core.commands.scoring import Scored, open_rows, score_rows
+from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
+from model_zoo.core.commands.scoring import (
+    ScoreBatch,
+    Scored,
+    by_folded,
+    by_model,
+    open_rows,
+    score_rows,
+)
 from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.csv_rows import csv_to_parquet
 from model_zoo.core.data.encode import encode_file
@@ -35,6 +43,7 @@ from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
+from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded
 
 TASKS = ("Task1", "Task2", "Task1&2")
@@ -52,7 +61,7 @@ def write_submission(
     folder: str | Path = "submission",
     calibrated: bool = False,
 ) -> Path:
-    """Score the test split with the experiment's checkpoint, folded.
+    """Score the test split with the experiment's checkpoint, folded where the model folds.
 
     Args:
         config_dir: Folder with the YAML files.
@@ -72,15 +81,18 @@ def write_submission(
     """
     _log_to_console()
     raw = load_experiment(config_dir, expid, overrides)
+    if calibrated:
+        require_folding(raw, "--calibrated")
     if raw.dataset.test_data is None:
         raise InputError(f"data set '{raw.dataset.dataset_id}' has no test_data")
     path = Path(folder) / f"{expid}.zip"
     require_writable(path.parent)
     encoded, _ = prepare_dataset(raw, splits=("test",))
-    file = _folded(raw.dataset, encoded, gpu, calibrated=calibrated)
-    test = open_rows(encoded, build_feature_map(encoded.params), str(encoded.dataset.test_data))
-    scored = score_rows(file.folded, test, encoded.dataset, progress=encoded.run.verbose > 0)
-    write_zip(path, (_probability(file, rows, calibrated) for rows in scored), task)
+    feature_map = build_feature_map(encoded.params)
+    score, calibration, _ = _scorer(raw.dataset, encoded, feature_map, gpu, calibrated=calibrated)
+    test = open_rows(encoded, feature_map, str(encoded.dataset.test_data))
+    scored = score_rows(score, test, progress=encoded.run.verbose > 0)
+    write_zip(path, (_probability(rows, calibration) for rows in scored), task)
     logging.info("Wrote %s: %d rows, column %s", path, test.num_samples, task)
     return path
 
@@ -127,14 +139,19 @@ def score_file(
         raise InputError(problems)
     require_writable(target.parent)
     raw = load_experiment(config_dir, expid, overrides)
+    for asked, option in ((calibrated, "--calibrated"), (explain, "--explain")):
+        if asked:
+            require_folding(raw, option)
     encoded, _ = prepare_dataset(raw, splits=())
     with tempfile.TemporaryDirectory() as folder:
         rows = _as_encoded(raw.dataset, source, Path(folder))
-        file = _folded(raw.dataset, encoded, gpu, calibrated=calibrated)
-        loader = open_rows(encoded, build_feature_map(encoded.params), rows)
-        scored = score_rows(file.folded, loader, encoded.dataset, progress=encoded.run.verbose > 0)
-        keys = _keys(file) if explain else None
-        tables = _tables(file, scored, encoded.dataset, keys, calibrated=calibrated)
+        feature_map = build_feature_map(encoded.params)
+        score, calibration, keys = _scorer(
+            raw.dataset, encoded, feature_map, gpu, calibrated=calibrated
+        )
+        loader = open_rows(encoded, feature_map, rows)
+        scored = score_rows(score, loader, progress=encoded.run.verbose > 0)
+        tables = _tables(scored, encoded.dataset, keys if explain else None, calibration)
         write_tables(target, tables)
     logging.info("Wrote %s: %d rows", target, loader.num_samples)
     return target
@@ -198,12 +215,20 @@ def _log_to_console() -> None:
     )
 
 
-def _folded(raw: DatasetSpec, encoded: Experiment, gpu: int, *, calibrated: bool) -> FoldedFile:
-    """The experiment's checkpoint, folded, on its device."""
+def _scorer(
+    raw: DatasetSpec, encoded: Experiment, feature_map: Any, gpu: int, *, calibrated: bool
+) -> tuple[ScoreBatch, Calibration | None, pl.Series | None]:
+    """The experiment's checkpoint on its device: scores, a map if one is to be applied, and the
+    data set's id of each row of the item tables, where the model folds.
+    """
     report_device(gpu)
-    model = build_model(encoded, build_feature_map(encoded.params), gpu=-1)
+    folds = hasattr(get_model(encoded.run.model), "fold")
+    model = build_model(encoded, feature_map, -1 if folds else gpu)
     model.load_weights(model.checkpoint)
+    if not folds:
+        return by_model(model), None, None
     file = fold_model(model, raw, encoded)
+    calibration = None
     if calibrated:
         stored = load_folded(folded_path(encoded))
         if stored.checkpoint != file.checkpoint or stored.calibration is None:
@@ -211,16 +236,15 @@ def _folded(raw: DatasetSpec, encoded: Experiment, gpu: int, *, calibrated: bool
                 f"{folded_path(encoded)}: no calibration map of the checkpoint "
                 f"{model.checkpoint}; fit one with run_expid.py --calibrate"
             )
-        file.calibration = stored.calibration
-    file.folded = file.folded.to(get_device(gpu))
-    return file
+        calibration = stored.calibration
+    folded = file.folded.to(get_device(gpu))
+    return by_folded(folded, encoded.dataset), calibration, _keys(file)
 
 
-def _probability(file: FoldedFile, rows: Scored, calibrated: bool) -> npt.NDArray[np.float64]:
-    use_map = calibrated and file.calibration is not None
-    probability = file.calibration(rows.logit) if use_map else torch.sigmoid(rows.logit)  # type: ignore[misc]
-    result: npt.NDArray[np.float64] = probability.double().cpu().numpy()
-    return result
+def _probability(rows: Scored, calibration: Calibration | None) -> npt.NDArray[np.float64]:
+    apply = torch.sigmoid if calibration is None else calibration
+    probability: npt.NDArray[np.float64] = apply(rows.logit).double().cpu().numpy()
+    return probability
 
 
 def _as_encoded(raw: DatasetSpec, source: Path, folder: Path) -> Path:
@@ -256,20 +280,18 @@ def _keys(file: FoldedFile) -> pl.Series:
 
 
 def _tables(
-    file: FoldedFile,
     scored: Iterable[Scored],
     dataset: DatasetSpec,
     keys: pl.Series | None,
-    *,
-    calibrated: bool,
+    calibration: Calibration | None,
 ) -> Iterator[pl.DataFrame]:
     start = 0
     for rows in scored:
-        probability = _probability(file, rows, calibrated)
+        probability = _probability(rows, calibration)
         table = pl.DataFrame(
             {"ID": np.arange(start, start + len(probability)), "probability": probability}
         )
-        if keys is not None:
+        if keys is not None and rows.weight is not None:
             lengths = rows.batch[dataset.history_col + LENGTH_SUFFIX].cpu().numpy()
             offsets = pa.array(np.concatenate([[0], lengths.cumsum()]), pa.int64())
             items = keys.gather(rows.batch[dataset.history_col].cpu().long().numpy())

@@ -1,4 +1,4 @@
-"""A trained QIN becomes a smaller, exactly equal function that answers in milliseconds.
+"""A trained model becomes a smaller, exactly equal function that answers in milliseconds.
 
-``fold`` needs FuxiCTR; everything else here runs where only torch is installed.
+Nothing here needs more than torch; what folds a model stands beside it.
 """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.files import write_aside
-from model_zoo.QIN.folded import FoldedFeature, FoldedQIN
+from model_zoo.core.folded import FoldedFeature, FoldedModel
 
 SUFFIX = {"torch": ".export.pt2", "aoti": ".aoti.pt2", "onnx": ".onnx"}
 # Of a probability. In bfloat16 another order of the same sums rounds differently.
@@ -30,7 +30,7 @@ Run = Callable[[Sequence[Tensor]], Tensor]
 class Program(nn.Module):
     """What is exported: probabilities of one user's candidates, from positional tensors."""
 
-    def __init__(self, folded: FoldedQIN) -> None:
+    def __init__(self, folded: FoldedModel) -> None:
         super().__init__()
         self.folded = folded
 
@@ -40,7 +40,7 @@ class Program(nn.Module):
         return torch.sigmoid(logit)
 
 
-def example_inputs(folded: FoldedQIN, *, items: int, rows: int) -> list[Tensor]:
+def example_inputs(folded: FoldedModel, *, items: int, rows: int) -> list[Tensor]:
     """Random inputs: ``history`` (items,), ``candidates`` (rows,), then the row features."""
     history = torch.randint(1, folded.num_items, (items,))
     candidates = torch.randint(1, folded.num_items, (rows,))
@@ -56,7 +56,7 @@ def _example(feature: FoldedFeature, rows: int) -> Tensor:
     return torch.randn(rows) if feature.kind == "numeric" else torch.randn(rows, size)
 
 
-def export_folded(folded: FoldedQIN, path: Path, kind: str) -> float:
+def export_folded(folded: FoldedModel, path: Path, kind: str) -> float:
     """Write the program and check the file that was written against the model.
 
     Args:
@@ -91,7 +91,7 @@ def load_program(path: Path, kind: str) -> Run:
     return _LOADERS[kind](path)
 
 
-def _require_onnx(folded: FoldedQIN) -> None:
+def _require_onnx(folded: FoldedModel) -> None:
     packages = ("onnx", "onnxscript", "onnxruntime")
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -100,7 +100,7 @@ def _require_onnx(folded: FoldedQIN) -> None:
         raise InputError("onnx: expected a float32 model: onnxruntime has no bfloat16 on the CPU")
 
 
-def _program(folded: FoldedQIN) -> torch.export.ExportedProgram:
+def _program(folded: FoldedModel) -> torch.export.ExportedProgram:
     history, candidates, *context = example_inputs(folded, items=6, rows=5)
     items, rows = torch.export.Dim("items", min=1), torch.export.Dim("rows", min=1)
     shapes: dict[str, Any] = {
@@ -116,11 +116,11 @@ def _program(folded: FoldedQIN) -> torch.export.ExportedProgram:
     )
 
 
-def _write_torch(folded: FoldedQIN, path: Path) -> None:
+def _write_torch(folded: FoldedModel, path: Path) -> None:
     torch.export.save(_program(folded), path)
 
 
-def _write_aoti(folded: FoldedQIN, path: Path) -> None:
+def _write_aoti(folded: FoldedModel, path: Path) -> None:
     program = _program(folded)
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
@@ -128,7 +128,7 @@ def _write_aoti(folded: FoldedQIN, path: Path) -> None:
         raise InputError(f"aoti: cannot compile here: {first_line(error)}") from error
 
 
-def _write_onnx(folded: FoldedQIN, path: Path) -> None:
+def _write_onnx(folded: FoldedModel, path: Path) -> None:
     # It warns of operators of packages that are not there.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = torch.onnx.export(_program(folded), dynamo=True, verbose=False)
@@ -163,7 +163,7 @@ def _load_onnx(path: Path) -> Run:
     return run
 
 
-_WRITERS: dict[str, Callable[[FoldedQIN, Path], None]] = {
+_WRITERS: dict[str, Callable[[FoldedModel, Path], None]] = {
     "torch": _write_torch,
     "aoti": _write_aoti,
     "onnx": _write_onnx,
@@ -176,7 +176,7 @@ _LOADERS: dict[str, Callable[[Path], Run]] = {
 
 
 @torch.inference_mode()
-def _largest_difference(folded: FoldedQIN, run: Run) -> float:
+def _largest_difference(folded: FoldedModel, run: Run) -> float:
     largest = 0.0
     for items, rows in ((1, 1), (3, 1), (1, 7), (64, 100)):
         inputs = example_inputs(folded, items=items, rows=rows)

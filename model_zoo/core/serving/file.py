@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from model_zoo import FIRST_FOLDED, folded_name, get_folded
 from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.files import write_aside
+from model_zoo.core.folded import FoldedFeature, FoldedModel
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.ids import Ids
-from model_zoo.QIN.folded import FoldedFeature, FoldedQIN
 
-FORMAT, VERSION = "qin-folded", 1
+FORMAT, VERSION = "qin-folded", 2
 
 
 @dataclass
@@ -32,7 +33,7 @@ class FoldedFile:
         checkpoint: SHA-256 of the checkpoint that was folded.
     """
 
-    folded: FoldedQIN
+    folded: FoldedModel
     ids: Ids
     max_len: int
     calibration: Calibration | None = None
@@ -51,7 +52,8 @@ def save_folded(path: str | os.PathLike[str], file: FoldedFile) -> None:
         "torch": str(torch.__version__),
         "item_features": [_description(feature) for feature in folded.item_features],
         "row_features": [_description(feature) for feature in folded.row_features],
-        "slopes": folded.slopes,
+        "model": folded_name(type(folded)),
+        "plain": folded.plain_values(),
         "tensors": tensors,
         "ids": file.ids.state(),
         "max_len": file.max_len,
@@ -84,8 +86,12 @@ def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu"
             "it was folded by a newer release"
         )
     state = content["calibration"]
+    try:
+        folded = _build(content)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
     return FoldedFile(
-        folded=_build(content),
+        folded=folded,
         ids=Ids.from_state(content["ids"]),
         max_len=content["max_len"],
         calibration=None if state is None else Calibration.from_state(state),
@@ -97,26 +103,15 @@ def _description(feature: Any) -> dict[str, str]:
     return {"name": feature.name, "kind": feature.kind, "mode": feature.mode}
 
 
-def _build(content: dict[str, Any]) -> FoldedQIN:
-    tensors = content["tensors"]
-    layers = range(len(content["slopes"]))
-    folded = FoldedQIN(
-        *(
-            [
-                FoldedFeature(weight=tensors[f"{kind}.{i}.weight"], **description)
-                for i, description in enumerate(content[kind])
-            ]
-            for kind in ("item_features", "row_features")
-        ),
-        item_parts={n: tensors[n] for n in ("vectors", "queries", "first") if n in tensors},
-        query_map=tensors["query_map"],
-        first_map=tensors["first_map"],
-        first_bias=tensors["first_bias"],
-        pooled_map=tensors["pooled_map"],
-        weights=[tensors[f"weight_{i}"] for i in layers[1:]],
-        biases=[tensors[f"bias_{i}"] for i in layers[1:]],
-        shifts=[tensors[f"shift_{i}"] for i in layers],
-        slopes=content["slopes"],
-        output=(tensors["output_weight"], tensors["output_bias"]),
-    )
-    return folded.eval()
+def _build(content: dict[str, Any]) -> FoldedModel:
+    # Version 1 was written when one model folded: without its name, and with flat values.
+    kind: type[FoldedModel] = get_folded(content.get("model", FIRST_FOLDED))
+    features = [
+        [
+            FoldedFeature(weight=content["tensors"][f"{part}.{i}.weight"], **description)
+            for i, description in enumerate(content[part])
+        ]
+        for part in ("item_features", "row_features")
+    ]
+    plain = content.get("plain", content)
+    return kind.from_parts(features[0], features[1], content["tensors"], plain).eval()

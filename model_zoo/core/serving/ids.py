@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.errors import InputError
-from model_zoo.QIN.folded import FoldedFeature
+from model_zoo.core.folded import FoldedFeature
 
 OUT_OF_VOCABULARY = "__OOV__"  # FuxiCTR's token
 PLAIN = {str, int, float, bool, type(None)}

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.folded import FoldedFeature
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
 from model_zoo.core.serving.ids import listed
 from model_zoo.core.serving.shared_lock import SharedLock
-from model_zoo.QIN.folded import FoldedFeature
 
 CANDIDATES = 4_096  # scored at a time, so that memory does not grow with their number
 SPARE_ROWS = 8  # a table that has to grow gets room for an eighth more items

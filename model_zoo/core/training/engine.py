@@ -14,22 +14,23 @@ import polars as pl
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import get_loss
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from model_zoo.core.data.loader import BATCH_ROWS
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
+from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.core.training.metrics import evaluate_metrics
 from model_zoo.core.training.optimizer import L2Penalty, LazyAdam, build_optimizer, clip_gradients
 from model_zoo.core.training.processes import (
+    ParallelForward,
     from_main,
     gather_rows,
     is_main,
     mean_over_processes,
-    synchronise_batch_norm,
     world_size,
 )
 from model_zoo.core.training.resume import ResumableModel
@@ -48,6 +49,8 @@ class TrainableModel(ResumableModel):
             gradients and the loss are float32 either way.
         embedding_update: ``lazy`` updates (and regularises) only the rows of embedding
             tables that are in the batch, so that a step's time does not depend on their size.
+        weight_average: Decay β of an exponential moving average of the weights, which is
+            evaluated and saved in their place; ``None`` keeps none.
         tensorboard: Write every evaluation for TensorBoard too.
         **kwargs: Those of :class:`ResumableModel`, and FuxiCTR's own arguments.
 
@@ -63,11 +66,16 @@ class TrainableModel(ResumableModel):
         factor: float = 0.5,
         precision: Literal["fp32", "bf16"] = "fp32",
         embedding_update: Literal["dense", "lazy"] = "dense",
+        weight_average: float | None = None,
         tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+        if weight_average is not None and not 0.0 < weight_average < 1.0:
+            raise ValueError(f"weight_average must be in (0, 1), got {weight_average}")
+        if weight_average is not None and embedding_update == "lazy":
+            raise ValueError("weight_average touches every row; embedding_update: lazy spares that")
         if not 0.0 < factor <= 1.0:
             raise ValueError(f"factor must be in (0, 1], got {factor}")
         # Before the next class, which may be a whole model: that calls compile() itself.
@@ -84,7 +92,8 @@ class TrainableModel(ResumableModel):
         self._bar: tqdm[Any] | None = None
         self._rows_in_step = 0
         self._penalty: L2Penalty | None = None
-        self._parallel: list[nn.Module] | None = None
+        self._parallel = ParallelForward(self, self.device, lazy=embedding_update == "lazy")
+        self._weight_average = weight_average
 
     # --- what a subclass uses
 
@@ -122,6 +131,8 @@ class TrainableModel(ResumableModel):
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """FuxiCTR's training."""
+        if self._weight_average is not None:
+            self._average = WeightAverage(self, self._weight_average)
         with keep_freed_memory() if self.device.type == "cpu" else nullcontext():
             super().fit(*args, **kwargs)
 
@@ -162,7 +173,7 @@ class TrainableModel(ResumableModel):
         batch = self._first_batch + self._batch_index + 1
         ends_step = batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch
         y_true = self.get_labels(batch_data)
-        output = self._parallel_forward(batch_data, synchronise=ends_step)
+        output = self._parallel(batch_data, synchronise=ends_step)
         if self._penalty.supported:
             loss, penalty = self.add_loss(output, y_true), self._penalty.value()
         else:
@@ -193,6 +204,8 @@ class TrainableModel(ResumableModel):
             )
             self.optimizer.step()
             self.optimizer.zero_grad()
+            if self._average is not None:
+                self._average.update()
             self._rows_in_step = 0
         total = loss.detach() * share + penalty
         self._loss_sum = self._loss_sum + total
@@ -213,26 +226,10 @@ class TrainableModel(ResumableModel):
         total = torch.as_tensor(self._loss_sum, device=self.device)
         return float(mean_over_processes(total)) / max(self._loss_count, 1)
 
-    def _parallel_forward(
-        self, batch_data: Mapping[str, Tensor], *, synchronise: bool
-    ) -> dict[str, Tensor]:
-        """The forward pass; with several processes, gradients meet in the backward pass."""
-        if world_size() == 1:
-            output: dict[str, Tensor] = self.forward(batch_data)
-            return output
-        if self._parallel is None:
-            if self.embedding_update == "lazy":
-                raise InputError("embedding_update: lazy runs in one process; use dense")
-            synchronise_batch_norm(self, self.device)
-            parallel = nn.parallel.DistributedDataParallel(self, broadcast_buffers=False)
-            # Not as an attribute of the module: the wrapper contains the module itself.
-            self._parallel = [parallel]
-        with nullcontext() if synchronise else self._parallel[0].no_sync():
-            output = self._parallel[0](batch_data)
-        return output
-
     def eval_step(self) -> None:
-        super().eval_step()
+        """FuxiCTR's evaluation and checkpoint, of the averaged weights where there are any."""
+        with nullcontext() if self._average is None else self._average.in_place():
+            super().eval_step()
         self._save_due = True
         if self._rows_in_step == 0:
             self._save(self._first_batch + self._batch_index + 1, self._total_steps)
@@ -277,7 +274,7 @@ class TrainableModel(ResumableModel):
             raise InputError(
                 f"{self.model_id}: {np.count_nonzero(~np.isfinite(y_pred))} of {len(y_pred)} "
                 "predictions are not finite: training diverged; try a lower learning_rate "
-                f"(now {self.optimizer.param_groups[0]['lr']:g}) or num_row"
+                f"(now {self.optimizer.param_groups[0]['lr']:g})"
             )
         return evaluate_metrics(y_true, y_pred, metrics, group_id)
 

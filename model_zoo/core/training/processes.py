@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from model_zoo.core.errors import InputError
 
 
 @contextmanager
@@ -121,3 +123,37 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
             "Batch normalisation: on CPU, each of %d processes has the statistics of its own rows",
             world_size(),
         )
+
+
+class ParallelForward:
+    """A model's forward pass; with several processes, gradients meet in the backward pass.
+
+    Args:
+        model: The model, on its device.
+        device: The device.
+        lazy: Whether embedding tables have sparse gradients.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, *, lazy: bool) -> None:
+        self._model, self._device, self._lazy = model, device, lazy
+        self._wrapped: nn.parallel.DistributedDataParallel | None = None
+
+    def __call__(self, batch: Mapping[str, Tensor], *, synchronise: bool) -> dict[str, Tensor]:
+        """The model's output.
+
+        Raises:
+            InputError: If several processes are to share sparse gradients.
+        """
+        if world_size() == 1:
+            output: dict[str, Tensor] = self._model.forward(batch)
+            return output
+        if self._wrapped is None:
+            if self._lazy:
+                raise InputError("embedding_update: lazy runs in one process; use dense")
+            synchronise_batch_norm(self._model, self._device)
+            self._wrapped = nn.parallel.DistributedDataParallel(
+                self._model, broadcast_buffers=False
+            )
+        with nullcontext() if synchronise else self._wrapped.no_sync():
+            output = self._wrapped(batch)
+        return output

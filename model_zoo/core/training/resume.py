@@ -14,6 +14,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from model_zoo.core.errors import Interrupted
+from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.processes import any_process, gather, is_main, rank, world_size
 from model_zoo.core.training.signals import noting_signals
 from model_zoo.core.training.state import random_states, restore_random_states, save_state
@@ -42,12 +43,14 @@ class ResumableModel(BaseModel):
         self.evaluations: list[dict[str, float]] = []
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
+        self._total_steps = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
         self._settings: Mapping[str, Any] | None = None
         self._resumed: dict[str, Any] | None = None
         self._save_due = False
         self._saved_at = time.monotonic()
         self._signal: int | None = None
+        self._average: WeightAverage | None = None
 
     def keep_states(
         self, settings: Mapping[str, Any], resumed: dict[str, Any] | None = None
@@ -114,6 +117,7 @@ class ResumableModel(BaseModel):
             "loss_sum": self._loss_sum,
             "loss_count": self._loss_count,
             "random": gather(random_states()),
+            "average": None if self._average is None else self._average.state(),
         }
         if not is_main():
             return
@@ -136,6 +140,8 @@ class ResumableModel(BaseModel):
         self._loss_sum = loss_sum.to(self.device) if isinstance(loss_sum, Tensor) else loss_sum
         self._loss_count = state["loss_count"]
         data_generator.start_at(epoch=state["epoch"], batch=state["batches"])
+        if self._average is not None:
+            self._average.restore(state["average"])
         restore_random_states(state["random"][rank()])
         logging.info(
             "Resumed in epoch %d after %d batches, step %d",
