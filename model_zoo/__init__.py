@@ -2,7 +2,8 @@
 
 A model package is a folder whose ``model.py`` has a class under ``@register("Name")``;
 ``model: Name`` in YAML selects it. They are imported on the first look-up, so that
-importing a layer does not import FuxiCTR.
+importing a layer does not import FuxiCTR. A family (``register_family``) is a number of models
+from elsewhere, ``model: Family/Name``, each loaded when it is asked for.
 """
 
 from __future__ import annotations
@@ -11,9 +12,16 @@ import importlib
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+
+class _Family(NamedTuple):
+    names: Callable[[], list[str]]
+    load: Callable[[str], type]
+
 
 _MODELS: dict[str, type] = {}
+_FAMILIES: dict[str, _Family] = {}
 _FOLDED: dict[str, type] = {}
 FIRST_FOLDED = "QIN"  # whose folded files of version 1 are
 _Model = TypeVar("_Model", bound=type)
@@ -35,10 +43,24 @@ def register(name: str) -> Callable[[_Model], _Model]:
     return decorate
 
 
+def register_family(
+    prefix: str, *, names: Callable[[], list[str]], load: Callable[[str], type]
+) -> None:
+    """Make models available as ``prefix/name``.
+
+    Args:
+        prefix: Name of the family.
+        names: Gives the names of the models that are there, without loading one.
+        load: Gives the model class of a name, or raises ValueError with the reason.
+    """
+    _FAMILIES[prefix] = _Family(names, load)
+
+
 def available_models() -> list[str]:
-    """Names of all registered models, sorted."""
+    """Names of all registered models and of all families' models, sorted."""
     _import_all("model")
-    return sorted(_MODELS)
+    of_families = (f"{prefix}/{n}" for prefix, family in _FAMILIES.items() for n in family.names())
+    return sorted([*_MODELS, *of_families])
 
 
 def get_model(name: str) -> type:
@@ -48,6 +70,10 @@ def get_model(name: str) -> type:
         ValueError: If there is none; the message names the known ones.
     """
     known = available_models()
+    prefix, _, member = name.partition("/")
+    family = _FAMILIES.get(prefix)
+    if family is not None and (name in known or not family.names()):
+        return family.load(member)
     if name not in known:
         nearest = get_close_matches(name, known, n=1)
         hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""

@@ -71,7 +71,10 @@ def test_the_paper_is_shipped_as_published() -> None:
         ("batch_norm=1", "batch_norm: Input should be a valid boolean, found 1"),
         ("max_len=0", "max_len: Input should be greater than or equal to 1, found 0"),
         ("epochs=0", "epochs: Input should be greater than or equal to 1, found 0"),
-        ("model=QUIN", "model 'QUIN' is not registered (did you mean 'QIN'?); known: QIN"),
+        (
+            "model=QUIN",
+            "model 'QUIN' is not registered (did you mean 'QIN'?); known: LongCTR/DCNv2",
+        ),
         ("dataset_id=MicroLens", "data set 'MicroLens' is not in"),
         ("optimizer=adm", "optimizer 'adm' is not in torch.optim"),
         ("metrics=[AUCC]", "metric 'AUCC' is unknown (did you mean 'AUC'?)"),
@@ -173,7 +176,7 @@ def test_overrides_are_yaml() -> None:
 
 
 def test_the_registry() -> None:
-    assert {"QIN", "TransformerDCN"} <= set(available_models())
+    assert {"QIN", "QIN+", "TransformerDCN", "LongCTR/DIN"} <= set(available_models())
     assert get_model("QIN") is QIN
     with pytest.raises(ValueError, match="'QIN' is already taken"):
         register("QIN")(int)

@@ -1,0 +1,1 @@
+"""FuxiCTR's LongCTR models as experiments: ``model: LongCTR/DIN``, and nine others."""
