@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import DIN_Attention
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from model_zoo import register_family
@@ -117,14 +116,6 @@ class LongCTRModel(TrainableModel):
     def get_output_activation(self, task: str) -> nn.Module:
         """FuxiCTR's, in float32: a bfloat16 probability near 1 is 1, and has no gradient."""
         return _InFloat32(super().get_output_activation(task))
-
-    def get_labels(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        labels: Tensor = BaseModel.get_labels(self, inputs)
-        return labels
-
-    def get_group_id(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        group_id: Tensor = BaseModel.get_group_id(self, inputs).cpu()
-        return group_id
 
     def _packed(self, inputs: Mapping[str, Tensor]) -> PackedRows:
         history = self._on_device(inputs[self.history_col]).long()

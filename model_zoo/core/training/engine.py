@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_loss
 from torch import Tensor
 from tqdm import tqdm
@@ -147,11 +148,13 @@ class TrainableModel(ResumableModel):
         """FuxiCTR's labels; its own copy would wait until the device is done with all before."""
         name = self.feature_map.labels[0]
         label = inputs[name].to(self.device, non_blocking=True)
-        return super().get_labels({**inputs, name: label})
+        # Of the base: a model of FuxiCTR's may have one for another kind of batch.
+        labels: Tensor = BaseModel.get_labels(self, {**inputs, name: label})
+        return labels
 
     def get_group_id(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """FuxiCTR makes an array of it, which data kept on a GPU cannot be."""
-        group_id: Tensor = super().get_group_id(inputs).cpu()
+        group_id: Tensor = BaseModel.get_group_id(self, inputs).cpu()
         return group_id
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
