@@ -49,6 +49,8 @@ class QINPlus(ItemHistoryModel):
     Shapes: as :class:`ItemHistoryModel`.
     """
 
+    rescales_vectors = True
+
     def __init__(
         self,
         feature_map: FeatureMap,

@@ -45,6 +45,9 @@ def fold_feature(model: Any, name: str) -> FoldedFeature:
     if not isinstance(module, known[kind]):
         raise ValueError(f"{name}: {kind} of {type(module).__name__} cannot be folded")
     weight = module.get_parameter("weight").detach().double()
+    factor = model.item_table.factor(name) if name in item_feature_names(model) else None
+    if factor is not None:
+        weight = weight * factor.double()
     mode = module.mode if isinstance(module, PooledEmbedding) else "mean"
     return FoldedFeature(
         name, kind, weight.T if isinstance(module, nn.Linear) else weight, mode=mode
@@ -81,7 +84,7 @@ def _item_tables(model: Any, folded: FoldedModel, dtype: torch.dtype) -> dict[st
     for ids in torch.split(items, ITEMS_AT_A_TIME):
         features = {
             name: values if values.dtype.is_floating_point else values.long()
-            for name, values in model.item_table(ids).items()
+            for name, values in model.item_table.columns(ids).items()
         }
         for name, table in folded.encode(features).items():
             table[ids == 0] = 0

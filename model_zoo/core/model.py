@@ -18,6 +18,9 @@ What it is called with, ``forward(batch)``:
     ``logit`` (B, 1).
 
 What it may offer:
+    ``rescales_vectors = True``, a class attribute: it is given ``embedding`` columns rescaled to a
+    mean squared norm of 1, unless an experiment says otherwise.
+
     ``fold``, as :class:`Foldable` says, with a :class:`~model_zoo.core.folded.FoldedModel`
     registered by ``@register_folded("Name")`` in its ``folded.py``. With it come the scorer,
     explanations, calibration maps and exports; without it, predictions go through ``forward``.

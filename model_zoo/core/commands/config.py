@@ -50,6 +50,7 @@ class RunSpec(Spec):
     group_id: str | None = None
     use_features: list[str] | None = None
     feature_specs: list[FeatureOverride] | None = None
+    rescale_vectors: bool | None = None
     # training
     task: Literal["binary_classification"] = "binary_classification"
     optimizer: str = "adam"

@@ -233,7 +233,10 @@ def build_model(experiment: Experiment, feature_map: FeatureMap, gpu: int) -> An
         if feature.name in feature_map.features
     ]
     model_class = get_model(experiment.run.model)
-    table = load_item_table(experiment.dataset.item_info, features)
+    rescale = experiment.run.rescale_vectors
+    if rescale is None:
+        rescale = getattr(model_class, "rescales_vectors", False)
+    table = load_item_table(experiment.dataset.item_info, features, rescale=rescale)
     try:
         return model_class(feature_map, gpu=gpu, item_table=table, **experiment.params)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from model_zoo.core.data.spec import FeatureSpec
 class ItemTable(nn.Module):
     """The features of every item; row k is item k, row 0 is padding.
 
-    A module without parameters: it follows the model to its device, and its buffers are
-    non-persistent, so a checkpoint stays as small as one without the table.
+    A module without parameters: it follows the model to its device, and its columns are
+    non-persistent, so a checkpoint stays as small as one without the table. The factors of
+    rescaled columns are part of a checkpoint: with items added later they stay as they were.
 
     Args:
         columns: Feature name -> tensor whose first dimension is the item,
             (I,) for scalar features and (I, width) for lists and vectors.
+        rescaled: Columns of vectors that are divided by the root of their mean squared norm
+            over all items that have one. So a model need not know what scale they come in.
 
     Raises:
         ValueError: If there is no column or the columns differ in their number of items.
@@ -33,7 +37,7 @@ class ItemTable(nn.Module):
         {'item_id': (2,), 'tags': (2, 5)}
     """
 
-    def __init__(self, columns: dict[str, Tensor]) -> None:
+    def __init__(self, columns: dict[str, Tensor], rescaled: Collection[str] = ()) -> None:
         super().__init__()
         sizes = {name: column.shape[0] for name, column in columns.items()}
         if len(set(sizes.values())) != 1:
@@ -43,28 +47,49 @@ class ItemTable(nn.Module):
         self._names = list(columns)
         for i, column in enumerate(columns.values()):
             self.register_buffer(f"column_{i}", column, persistent=False)
+        for name in rescaled:
+            norms = columns[name].double().norm(dim=1)
+            mean = norms[norms > 0].square().mean() if norms.any() else torch.tensor(1.0)
+            factor = torch.rsqrt(mean).to(columns[name].dtype)
+            self.register_buffer(f"factor_{self._names.index(name)}", factor)
 
-    def forward(self, ids: Tensor | None) -> dict[str, Tensor]:
-        """Features of the items ``ids`` (n,), or of all, by name, each with first dimension n."""
+    def factor(self, name: str) -> Tensor | None:
+        """What a rescaled column is multiplied by, a scalar; ``None`` for any other."""
+        return self._buffers.get(f"factor_{self._names.index(name)}")
+
+    def columns(self, ids: Tensor | None) -> dict[str, Tensor]:
+        """As :meth:`forward`, with all columns as they are in the file."""
         columns = {name: self.get_buffer(f"column_{i}") for i, name in enumerate(self._names)}
         if ids is None:
             return columns
         return {name: column.index_select(0, ids) for name, column in columns.items()}
 
+    def forward(self, ids: Tensor | None) -> dict[str, Tensor]:
+        """Features of the items ``ids`` (n,), or of all, by name, each with first dimension n."""
+        columns = self.columns(ids)
+        factors = ((name, self.factor(name)) for name in columns)
+        return columns | {
+            name: columns[name] * factor for name, factor in factors if factor is not None
+        }
 
-def load_item_table(path: str | Path, features: list[FeatureSpec]) -> ItemTable:
+
+def load_item_table(
+    path: str | Path, features: list[FeatureSpec], *, rescale: bool = False
+) -> ItemTable:
     """Read the ``source: item`` features of a checked item_info file.
 
     Args:
         path: Parquet file, row k = item k.
         features: The features to read.
+        rescale: Whether columns of vectors are rescaled.
     """
     table = pq.read_table(path, columns=[feature.name for feature in features])
     return ItemTable(
         {
             feature.name: to_tensor(table.column(feature.name).combine_chunks(), feature)
             for feature in features
-        }
+        },
+        rescaled=[f.name for f in features if rescale and f.type == "embedding"],
     )
 
 
