@@ -12,8 +12,10 @@ import pydantic
 from model_zoo.core.training.optimizer import Regularizer
 
 # FuxiCTR looks these up in torch.nn, some in any case, and calls what it finds.
-ACTIVATIONS = ("ReLU", "PReLU", "Dice", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Mish")
-ACTIVATIONS += ("Softplus", "Tanh", "Sigmoid", "Softmax")
+ACTIVATIONS = (
+    *("ReLU", "PReLU", "Dice", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Mish"),
+    *("Softplus", "Tanh", "Sigmoid", "Softmax"),
+)
 
 
 def _activation(name: str) -> str:

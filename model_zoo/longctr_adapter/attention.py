@@ -63,8 +63,9 @@ def _dice(dice: Dice, x: Tensor, count: Tensor | None) -> Tensor:
 
     p = σ((x − E[x]) / √(Var[x] + ε)), result p·x + α·(1 − p)·x.
     """
+    result: Tensor
     if count is None:
-        result: Tensor = dice(x)
+        result = dice(x)
         return result
     norm = dice.bn
     x = x.float()  # as batch normalisation computes under autocast
@@ -77,4 +78,5 @@ def _dice(dice: Dice, x: Tensor, count: Tensor | None) -> Tensor:
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * total / (total - 1), norm.momentum)
     p = torch.sigmoid((x - mean) * torch.rsqrt(variance + norm.eps))
-    return p * x + dice.alpha * (1 - p) * x
+    result = p * x + dice.alpha * (1 - p) * x
+    return result
