@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model_zoo.QIN import fold as fold_module
 from model_zoo.QIN import folded as folded_module
 from model_zoo.QIN.fold import fold
 from model_zoo.QIN.folded import FoldedQIN
@@ -265,7 +264,7 @@ def test_memory_of_the_item_tables(model: QIN, monkeypatch: pytest.MonkeyPatch) 
     ):
         assert sum(t.nbytes for t in folded.item_tables.values()) == ITEMS * numbers * 4
         assert folded.num_items == ITEMS
-    monkeypatch.setattr(fold_module, "ITEMS_AT_A_TIME", 5)
+    monkeypatch.setattr("model_zoo.core.fold.ITEMS_AT_A_TIME", 5)
     for name, table in fold(model).item_tables.items():
         assert torch.equal(table, whole.item_tables[name]), name
 
