@@ -36,7 +36,7 @@ def test_the_average_is_the_formula() -> None:
 
 
 def test_what_is_evaluated_and_saved_is_the_average(workspace: Path) -> None:
-    """After one step with decay 1 / 11 the average lies between the weights."""
+    """After one step the average lies between the weights."""
     settings = ["epochs=1", "batch_size=600", "learning_rate=0.1", "net_dropout=0"]
     weights = []
     for average in ("null", "0.5"):

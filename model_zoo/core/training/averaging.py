@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-WARM_UP = 10  # the decay after s steps is at most s / (s + WARM_UP)
+WARM_UP = 4  # the decay after s steps is at most s / (s + WARM_UP)
 
 
 class WeightAverage:
     r"""Exponential moving average :math:`\bar\theta \leftarrow \beta_s \bar\theta + (1 - \beta_s)\,
-    \theta` after step s, with :math:`\beta_s = \min(\beta,\ s / (s + 10))`.
+    \theta` after step s, with :math:`\beta_s = \min(\beta,\ s / (s + 4))`.
 
-    So early on it averages most of all steps, and later the last :math:`1 / (1 - \beta)`. Weights
+    So it averages about the last quarter of all steps, and later the last
+    :math:`1 / (1 - \beta)` steps. Weights
     and floating-point buffers (batch statistics) are averaged alike.
 
     Args:
