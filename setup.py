@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 FETCH = ["pooch>=1.8"]
-TEST = ["pytest>=8", "hypothesis>=6.100", *FETCH]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", *FETCH]
 TENSORBOARD = ["tensorboard>=2.16"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.19"]
 DEV = [

@@ -75,8 +75,8 @@ def get_model(name: str) -> type:
     if family is not None and (name in known or not family.names()):
         return family.load(member)
     if name not in known:
-        nearest = get_close_matches(name, known, n=1)
-        hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+        nearest = " or ".join(f"'{near}'" for near in get_close_matches(name, known, n=2))
+        hint = f" (did you mean {nearest}?)" if nearest else ""
         raise ValueError(f"model '{name}' is not registered{hint}; known: {', '.join(known)}")
     return _MODELS[name]
 

@@ -73,7 +73,7 @@ def test_the_paper_is_shipped_as_published() -> None:
         ("epochs=0", "epochs: Input should be greater than or equal to 1, found 0"),
         (
             "model=QUIN",
-            "model 'QUIN' is not registered (did you mean 'QIN'?); known: LongCTR/DCNv2",
+            "model 'QUIN' is not registered (did you mean 'QIN' or 'QIN+'?); known: LongCTR/DCNv2",
         ),
         ("dataset_id=MicroLens", "data set 'MicroLens' is not in"),
         ("optimizer=adm", "optimizer 'adm' is not in torch.optim"),
