@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from model_zoo import register_folded
 from model_zoo.core.folded import FoldedFeature, FoldedModel
+from model_zoo.core.kernels import linear, weighted_sums
 
 ROWS = 2_048  # rows that go through the network together on a CPU
 PAIRS = 2_048  # pairs of a target and a history item that are multiplied together, likewise
@@ -118,7 +119,7 @@ class FoldedQINPlus(FoldedModel):
         targets = self.vectors.index_select(0, candidates)  # (n, D)
         maps = (vectors.unsqueeze(1) * self.product_map).flatten(0, 1)  # (L A, D)
         own = self.gate_items.index_select(0, history) + self._of_places(after)  # (L, A)
-        pair = functional.linear(targets, maps, own.flatten())  # (n, L A)
+        pair = linear(targets, maps, own.flatten())  # (n, L A)
         pair = pair.view(len(candidates), len(history), -1)
         pair = pair + self.gate_targets.index_select(0, candidates).unsqueeze(1)
         weight = self._weight(pair) * real.to(pair.dtype)  # (n, L)
@@ -134,25 +135,27 @@ class FoldedQINPlus(FoldedModel):
         ends = lengths.cumsum(0).index_select(0, owners)
         places = ends - 1 - torch.arange(len(history), device=target.device)
         weights = []
-        pooled = self.vectors.new_zeros(len(target), self.dim, dtype=torch.float32)
         for some in self._pieces(len(history), PAIRS):
-            rows, items = owners[some], history[some]
-            targets = target.index_select(0, rows)
-            vectors = self.vectors.index_select(0, items)  # (p, D)
-            pair = functional.linear(
-                self.vectors.index_select(0, targets) * vectors, self.product_map
-            )
-            pair = pair + self.gate_items.index_select(0, items) + self._of_places(places[some])
-            weight = self._weight(pair + self.gate_targets.index_select(0, targets))  # (p,)
-            pooled.index_add_(0, rows, (weight.unsqueeze(1) * vectors).float())
-            weights.append(weight)
-        interest = pooled.to(self.dtype) * self._scale(lengths)
+            items, targets = history[some], target.index_select(0, owners[some])
+            both = self.vectors.index_select(0, items)  # (p, D)
+            both *= self.vectors.index_select(0, targets)
+            pair = functional.linear(both, self.product_map)  # (p, A)
+            pair += self.gate_items.index_select(0, items)
+            pair += self.gate_targets.index_select(0, targets)
+            pair += self._of_places(places[some])
+            weights.append(self._weight(pair))
+        weight = torch.cat(weights)  # (T,)
+        active = weight.nonzero().squeeze(1)  # the others add nothing
+        pooled = weighted_sums(
+            self.vectors, history[active], weight[active], owners[active], len(target)
+        )
+        interest = pooled * self._scale(lengths)
         logits = []
         for some in self._pieces(len(target), ROWS):
             part = {name: v if len(v) == 1 else v[some] for name, v in context.items()}
             vectors = self.vectors.index_select(0, target[some])
             logits.append(self._network(target[some], vectors, interest[some], part))
-        return torch.cat(logits), torch.cat(weights)
+        return torch.cat(logits), weight
 
     def _pieces(self, count: int, size: int) -> Iterator[slice]:
         step = size if self.vectors.device.type == "cpu" else MANY
@@ -176,11 +179,11 @@ class FoldedQINPlus(FoldedModel):
     ) -> Tensor:
         """From item t and interest o, both (n, D), to the logit (n,)."""
         crossed = torch.cat([interest, vectors * interest], dim=1)
-        x = functional.linear(crossed, self.crossed_map) + self.first.index_select(0, target)
+        x = linear(crossed, self.crossed_map) + self.first.index_select(0, target)
         for feature in self.row_features:
             x = x + feature(context[feature.name])
         for i in range(self.layers):
-            x = functional.linear(torch.relu(x), self.get_buffer(f"weight_{i}"))
+            x = linear(torch.relu(x), self.get_buffer(f"weight_{i}"))
             if i == self.layers - 1:
                 x = x.float()  # as is the last bias
             x = x + self.get_buffer(f"bias_{i}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model_zoo.core.kernels import available
+from model_zoo.QINPlus import kernels
+
 
 class GatedTargetAttention(nn.Module):
     r"""Attention of one target item over a click history, by a small network for each pair.
@@ -112,10 +115,26 @@ class GatedTargetAttention(nn.Module):
         count = count.index_add(0, rows, torch.ones_like(rows))  # (B,)
         ends = count.cumsum(0).index_select(0, rows)
         places = ends - 1 - torch.arange(len(rows), device=rows.device)  # (T,), newest 0
+        of_target, of_history = self.of_target(target), self.of_history(items)  # (B, A), (U, A)
+        if available(items):
+            sums = kernels.pooled(
+                target,
+                items,
+                of_target,
+                of_history,
+                self.of_place,
+                self.of_product.weight,
+                self.weight.weight,
+                self.weight.bias,
+                rows=rows,
+                index=index,
+                places=places.clamp(max=self.max_len - 1),
+                sparse=self.sparse,
+            )
+            return self._scaled(sums, count)
         history = items.index_select(0, index)  # (T, D)
         pair = self.of_product(target.index_select(0, rows) * history)
-        pair = pair + self.of_history(items).index_select(0, index)
-        pair = pair + self.of_target(target).index_select(0, rows)
+        pair = pair + of_history.index_select(0, index) + of_target.index_select(0, rows)
         weight = self._weight(pair, places).unsqueeze(1)  # (T, 1)
         weighted = weight * history
         pooled = torch.zeros_like(target, dtype=weighted.dtype).index_add(0, rows, weighted)
