@@ -31,7 +31,8 @@ class FoldedQINPlus(FoldedModel):
         item_features: Maps of an item's features; their outputs side by side are t.
         row_features: Maps of the row features; each gives its part of :math:`W_r r`, (H_1,).
         item_parts: ``vectors`` t (I, D), ``gate_targets`` P t + b (I, A), ``gate_items`` Q t
-            (I, A) and ``first`` W_t t + b_1 (I, H_1).
+            (I, A) and ``first`` W_t t + b_1 (I, H_1), or without the last: then it is computed
+            for each row.
         tensors: ``target_map`` P (A, D) with ``target_bias`` b (A,), ``history_map`` Q (A, D),
             ``first_map`` W_t (H_1, D) with ``first_bias`` b_1 (H_1,), ``product_map`` W (A, D),
             ``places`` r (max_len, A), ``gate_weight`` v (1, A) with ``gate_bias`` c (1,),
@@ -74,13 +75,19 @@ class FoldedQINPlus(FoldedModel):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
+    @property
+    def tabulates_first_layer(self) -> bool:
+        return "first" in self._buffers
+
     def tables_of(self, vectors: Tensor) -> dict[str, Tensor]:
-        return {
+        tables = {
             "vectors": vectors,
             "gate_targets": vectors @ self.target_map.double().T + self.target_bias.double(),
             "gate_items": vectors @ self.history_map.double().T,
-            "first": vectors @ self.first_map.double().T + self.first_bias.double(),
         }
+        if self.tabulates_first_layer:
+            tables["first"] = vectors @ self.first_map.double().T + self.first_bias.double()
+        return tables
 
     def plain_values(self) -> dict[str, Any]:
         return {
@@ -120,7 +127,7 @@ class FoldedQINPlus(FoldedModel):
         maps = (vectors.unsqueeze(1) * self.product_map).flatten(0, 1)  # (L A, D)
         own = self.gate_items.index_select(0, history) + self._of_places(after)  # (L, A)
         pair = linear(targets, maps, own.flatten())  # (n, L A)
-        pair = pair.view(len(candidates), len(history), -1)
+        pair = pair.view(len(candidates), len(history), len(self.product_map))  # (n, L, A)
         pair = pair + self.gate_targets.index_select(0, candidates).unsqueeze(1)
         weight = self._weight(pair) * real.to(pair.dtype)  # (n, L)
         interest = weight @ vectors * self._scale(real.sum().view(1))
@@ -179,7 +186,11 @@ class FoldedQINPlus(FoldedModel):
     ) -> Tensor:
         """From item t and interest o, both (n, D), to the logit (n,)."""
         crossed = torch.cat([interest, vectors * interest], dim=1)
-        x = linear(crossed, self.crossed_map) + self.first.index_select(0, target)
+        x = linear(crossed, self.crossed_map)
+        if self.tabulates_first_layer:
+            x = x + self.first.index_select(0, target)
+        else:
+            x = x + linear(vectors, self.first_map, self.first_bias)
         for feature in self.row_features:
             x = x + feature(context[feature.name])
         for i in range(self.layers):

@@ -79,7 +79,8 @@ class GatedTargetAttention(nn.Module):
             history: Item vectors, (B, L, D); what stands in masked slots does not matter.
             mask: (B, L), True or 1 at real items, which come first; ``None``: all are real.
         """
-        if history.shape != (*target.shape[:1], history.shape[1], self.dim):
+        self._require_target(target)
+        if history.dim() != 3 or history.shape[::2] != target.shape:
             raise ValueError(
                 f"history must be (B, L, {self.dim}) with the B of target "
                 f"{tuple(target.shape)}, got {tuple(history.shape)}"
@@ -106,6 +107,7 @@ class GatedTargetAttention(nn.Module):
             rows: Row of each history item, (T,) integers in 0..B-1, ascending.
             index: Which of ``items`` each is, (T,); within a row oldest first.
         """
+        self._require_target(target)
         if index.shape != rows.shape or items.shape != (len(items), self.dim):
             raise ValueError(
                 f"index must be {tuple(rows.shape)} like rows and items (U, {self.dim}), got "
@@ -139,6 +141,10 @@ class GatedTargetAttention(nn.Module):
         weighted = weight * history
         pooled = torch.zeros_like(target, dtype=weighted.dtype).index_add(0, rows, weighted)
         return self._scaled(pooled, count)
+
+    def _require_target(self, target: Tensor) -> None:
+        if target.dim() != 2 or target.shape[1] != self.dim:
+            raise ValueError(f"target must be (B, {self.dim}), got {tuple(target.shape)}")
 
     def _weight(self, pair: Tensor, places: Tensor) -> Tensor:
         """a of pairs (..., A), all but r_l and the two ReLUs; ``places`` is their last but one."""
