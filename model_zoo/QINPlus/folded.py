@@ -127,7 +127,8 @@ class FoldedQINPlus(FoldedModel):
         maps = (vectors.unsqueeze(1) * self.product_map).flatten(0, 1)  # (L A, D)
         own = self.gate_items.index_select(0, history) + self._of_places(after)  # (L, A)
         pair = linear(targets, maps, own.flatten())  # (n, L A)
-        pair = pair.view(len(candidates), len(history), len(self.product_map))  # (n, L, A)
+        # Not len(): an export would take it for a constant.
+        pair = pair.view(candidates.shape[0], history.shape[0], len(self.product_map))  # (n, L, A)
         pair = pair + self.gate_targets.index_select(0, candidates).unsqueeze(1)
         weight = self._weight(pair) * real.to(pair.dtype)  # (n, L)
         interest = weight @ vectors * self._scale(real.sum().view(1))
