@@ -28,8 +28,8 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
 
 from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.kernels import linear, outer
 from model_zoo.core.training.memory import keep_freed_memory
-from model_zoo.QIN.layers.kernels import linear, outer
 from model_zoo.QIN.model import QIN
 from tests.oracles import PlainQIN
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
+from model_zoo import get_model
 from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.QIN.model import QIN
@@ -90,15 +91,23 @@ def feature_map(features: dict[str, dict[str, Any]], embedding_dim: int) -> Feat
     return made
 
 
-def build_qin(
+SMALL: dict[str, dict[str, Any]] = {
+    "QIN": {"num_layers": 2, "num_row": 3},
+    "QIN+": {"gate_units": 5, "hidden_units": [7, 6]},
+}
+
+
+def build_small(
     features: dict[str, dict[str, Any]],
     columns: dict[str, Tensor],
     tmp_path: Path,
     *,
+    model: str = "QIN",
+    rescaled: Collection[str] = (),
     embedding_dim: int = 4,
     **settings: Any,
-) -> QIN:
-    """A QIN on hand-made features and item columns."""
+) -> Any:
+    """A model on hand-made features and item columns."""
     arguments = {
         "learning_rate": 1e-2,
         "optimizer": "adam",
@@ -106,16 +115,17 @@ def build_qin(
         "metrics": ["AUC", "logloss"],
         "model_root": str(tmp_path),
         "verbose": 0,
-        "num_layers": 2,
-        "num_row": 3,
         "net_dropout": 0.0,
     }
-    return QIN(
+    return get_model(model)(
         feature_map(features, embedding_dim),
         embedding_dim=embedding_dim,
-        item_table=ItemTable(columns),
-        **(arguments | settings),
+        item_table=ItemTable(columns, rescaled),
+        **(arguments | SMALL[model] | settings),
     )
+
+
+build_qin: Callable[..., QIN] = build_small
 
 
 CATEGORICAL = {"type": "categorical", "padding_idx": 0}

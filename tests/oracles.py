@@ -214,6 +214,40 @@ def transformer_dcn_logit(
     return perceptron(model.output, both)
 
 
+def gated_interest(attention: nn.Module, target: Tensor, history: list[Tensor]) -> Tensor:
+    """QIN+'s gate for one row: target (D,), real items oldest first, each (D,) -> (D,)."""
+    interest = torch.zeros_like(target)
+    for place, item in enumerate(reversed(history)):
+        hidden = attention.of_target.weight @ target + attention.of_target.bias
+        hidden = hidden + attention.of_history.weight @ item
+        hidden = hidden + attention.of_product.weight @ (target * item)
+        if attention.of_place is not None:
+            hidden = hidden + attention.of_place[min(place, len(attention.of_place) - 1)]
+        hidden = torch.where(hidden > 0, hidden, torch.zeros_like(hidden))
+        weight = attention.weight.weight[0] @ hidden + attention.weight.bias[0]
+        if attention.sparse and weight <= 0:
+            continue
+        interest = interest + weight * item
+    return interest / max(len(history), 1) ** attention.length_power
+
+
+def qin_plus_logit(
+    model: nn.Module, columns: dict[str, Tensor], batch: dict[str, Tensor]
+) -> Tensor:
+    """QIN+'s logit (B, 1) in evaluation mode, from a batch with a padded history (B, L)."""
+    target = item_vectors(model, columns, batch[model.item_col])
+    tables = model.embedding_layer.embedding_layer.embedding_layers
+    logits = []
+    for i, slots in enumerate(batch[model.history_col]):
+        items = slots[slots != 0]
+        history = list(item_vectors(model, columns, items)) if len(items) else []
+        interest = gated_interest(model.attention, target[i], history)
+        row = [tables[name].weight[batch[name][i].long()] for name in model.row_features]
+        product = [target[i] * interest] if model.product else []
+        logits.append(perceptron(model.network, torch.cat([*row, target[i], interest, *product])))
+    return torch.stack(logits)
+
+
 def packed_histories(histories: list[list[int]], max_len: int) -> list[list[int]]:
     """The last ``max_len`` real items of every row."""
     return [[item for item in row if item != 0][-max_len:] for row in histories]

@@ -45,6 +45,7 @@ def test_layers_do_not_need_fuxictr() -> None:
     code = (
         "import sys; sys.modules['fuxictr'] = None\n"
         "from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork\n"
+        "from model_zoo.QINPlus.layers import GatedTargetAttention\n"
         "from model_zoo.TransformerDCN.layers import TargetAwareTransformer"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

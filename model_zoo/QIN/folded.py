@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from model_zoo import register_folded
 from model_zoo.core.folded import FoldedFeature, FoldedModel
-from model_zoo.QIN.layers.kernels import dots, grouped_dots, linear, weighted_sums
+from model_zoo.core.kernels import dots, linear, weighted_sums
+from model_zoo.QIN.layers.kernels import grouped_dots
 
 # Rows that go through the network together: on a CPU few enough to stay in its cache.
 ROWS = {"cpu": 2_048}

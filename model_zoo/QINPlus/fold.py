@@ -12,7 +12,9 @@ from model_zoo.QINPlus.folded import FoldedQINPlus
 
 
 @torch.no_grad()
-def fold(model: Any, *, dtype: torch.dtype = torch.float32, **_: Any) -> FoldedQINPlus:
+def fold(
+    model: Any, *, dtype: torch.dtype = torch.float32, tabulate_first_layer: bool = True
+) -> FoldedQINPlus:
     """Fold a trained model.
 
     The result is the model in evaluation as a smaller function: exact but for rounding to
@@ -21,6 +23,9 @@ def fold(model: Any, *, dtype: torch.dtype = torch.float32, **_: Any) -> FoldedQ
     Args:
         model: A trained QIN+; it is not changed.
         dtype: float32 or bfloat16, of the tables and the products with them.
+        tabulate_first_layer: Keep each item's part of the network's first layer, H_1 numbers an
+            item; without it the tables take D + 2 A numbers an item, and a row costs D H_1 more
+            multiplications.
 
     Raises:
         ValueError: If the dtype is another, or a layer is one that fold does not know.
@@ -53,16 +58,17 @@ def fold(model: Any, *, dtype: torch.dtype = torch.float32, **_: Any) -> FoldedQ
         feature.weight = feature.weight @ to_row[:, start : start + width].T
         start += width
         row_features.append(feature)
+    parts = ["vectors", "gate_targets", "gate_items", *(["first"] if tabulate_first_layer else [])]
     folded = FoldedQINPlus(
         [fold_feature(model, name) for name in item_feature_names(model)],
         row_features,
-        item_parts={
-            name: torch.empty(0, dim) for name in ("vectors", "gate_targets", "gate_items", "first")
-        },
+        item_parts={name: torch.empty(0, dim) for name in parts},
         tensors={name: tensor.detach().double() for name, tensor in tensors.items()},
         layers=len(others),
         length_power=attention.length_power,
         sparse=attention.sparse,
     )
-    precise = ["target_map", "target_bias", "history_map", "first_map", "first_bias"]
-    return completed(folded, model, dtype, precise=[*precise, f"bias_{len(others) - 1}"])
+    # What only encodes items (or is added to a float32 logit) stays precise.
+    precise = ["target_map", "target_bias", "history_map", f"bias_{len(others) - 1}"]
+    precise += ["first_map", "first_bias"] if tabulate_first_layer else []
+    return completed(folded, model, dtype, precise=precise)

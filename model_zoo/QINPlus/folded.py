@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from model_zoo import register_folded
 from model_zoo.core.folded import FoldedFeature, FoldedModel
+from model_zoo.core.kernels import linear, weighted_sums
 
 ROWS = 2_048  # rows that go through the network together on a CPU
 PAIRS = 2_048  # pairs of a target and a history item that are multiplied together, likewise
@@ -30,7 +31,8 @@ class FoldedQINPlus(FoldedModel):
         item_features: Maps of an item's features; their outputs side by side are t.
         row_features: Maps of the row features; each gives its part of :math:`W_r r`, (H_1,).
         item_parts: ``vectors`` t (I, D), ``gate_targets`` P t + b (I, A), ``gate_items`` Q t
-            (I, A) and ``first`` W_t t + b_1 (I, H_1).
+            (I, A) and ``first`` W_t t + b_1 (I, H_1), or without the last: then it is computed
+            for each row.
         tensors: ``target_map`` P (A, D) with ``target_bias`` b (A,), ``history_map`` Q (A, D),
             ``first_map`` W_t (H_1, D) with ``first_bias`` b_1 (H_1,), ``product_map`` W (A, D),
             ``places`` r (max_len, A), ``gate_weight`` v (1, A) with ``gate_bias`` c (1,),
@@ -73,13 +75,19 @@ class FoldedQINPlus(FoldedModel):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
+    @property
+    def tabulates_first_layer(self) -> bool:
+        return "first" in self._buffers
+
     def tables_of(self, vectors: Tensor) -> dict[str, Tensor]:
-        return {
+        tables = {
             "vectors": vectors,
             "gate_targets": vectors @ self.target_map.double().T + self.target_bias.double(),
             "gate_items": vectors @ self.history_map.double().T,
-            "first": vectors @ self.first_map.double().T + self.first_bias.double(),
         }
+        if self.tabulates_first_layer:
+            tables["first"] = vectors @ self.first_map.double().T + self.first_bias.double()
+        return tables
 
     def plain_values(self) -> dict[str, Any]:
         return {
@@ -118,8 +126,9 @@ class FoldedQINPlus(FoldedModel):
         targets = self.vectors.index_select(0, candidates)  # (n, D)
         maps = (vectors.unsqueeze(1) * self.product_map).flatten(0, 1)  # (L A, D)
         own = self.gate_items.index_select(0, history) + self._of_places(after)  # (L, A)
-        pair = functional.linear(targets, maps, own.flatten())  # (n, L A)
-        pair = pair.view(len(candidates), len(history), -1)
+        pair = linear(targets, maps, own.flatten())  # (n, L A)
+        # Not len(): an export would take it for a constant.
+        pair = pair.view(candidates.shape[0], history.shape[0], len(self.product_map))  # (n, L, A)
         pair = pair + self.gate_targets.index_select(0, candidates).unsqueeze(1)
         weight = self._weight(pair) * real.to(pair.dtype)  # (n, L)
         interest = weight @ vectors * self._scale(real.sum().view(1))
@@ -134,25 +143,27 @@ class FoldedQINPlus(FoldedModel):
         ends = lengths.cumsum(0).index_select(0, owners)
         places = ends - 1 - torch.arange(len(history), device=target.device)
         weights = []
-        pooled = self.vectors.new_zeros(len(target), self.dim, dtype=torch.float32)
         for some in self._pieces(len(history), PAIRS):
-            rows, items = owners[some], history[some]
-            targets = target.index_select(0, rows)
-            vectors = self.vectors.index_select(0, items)  # (p, D)
-            pair = functional.linear(
-                self.vectors.index_select(0, targets) * vectors, self.product_map
-            )
-            pair = pair + self.gate_items.index_select(0, items) + self._of_places(places[some])
-            weight = self._weight(pair + self.gate_targets.index_select(0, targets))  # (p,)
-            pooled.index_add_(0, rows, (weight.unsqueeze(1) * vectors).float())
-            weights.append(weight)
-        interest = pooled.to(self.dtype) * self._scale(lengths)
+            items, targets = history[some], target.index_select(0, owners[some])
+            both = self.vectors.index_select(0, items)  # (p, D)
+            both *= self.vectors.index_select(0, targets)
+            pair = functional.linear(both, self.product_map)  # (p, A)
+            pair += self.gate_items.index_select(0, items)
+            pair += self.gate_targets.index_select(0, targets)
+            pair += self._of_places(places[some])
+            weights.append(self._weight(pair))
+        weight = torch.cat(weights)  # (T,)
+        active = weight.nonzero().squeeze(1)  # the others add nothing
+        pooled = weighted_sums(
+            self.vectors, history[active], weight[active], owners[active], len(target)
+        )
+        interest = pooled * self._scale(lengths)
         logits = []
         for some in self._pieces(len(target), ROWS):
             part = {name: v if len(v) == 1 else v[some] for name, v in context.items()}
             vectors = self.vectors.index_select(0, target[some])
             logits.append(self._network(target[some], vectors, interest[some], part))
-        return torch.cat(logits), torch.cat(weights)
+        return torch.cat(logits), weight
 
     def _pieces(self, count: int, size: int) -> Iterator[slice]:
         step = size if self.vectors.device.type == "cpu" else MANY
@@ -176,11 +187,15 @@ class FoldedQINPlus(FoldedModel):
     ) -> Tensor:
         """From item t and interest o, both (n, D), to the logit (n,)."""
         crossed = torch.cat([interest, vectors * interest], dim=1)
-        x = functional.linear(crossed, self.crossed_map) + self.first.index_select(0, target)
+        x = linear(crossed, self.crossed_map)
+        if self.tabulates_first_layer:
+            x = x + self.first.index_select(0, target)
+        else:
+            x = x + linear(vectors, self.first_map, self.first_bias)
         for feature in self.row_features:
             x = x + feature(context[feature.name])
         for i in range(self.layers):
-            x = functional.linear(torch.relu(x), self.get_buffer(f"weight_{i}"))
+            x = linear(torch.relu(x), self.get_buffer(f"weight_{i}"))
             if i == self.layers - 1:
                 x = x.float()  # as is the last bias
             x = x + self.get_buffer(f"bias_{i}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model_zoo.core.kernels import available
+from model_zoo.QINPlus import kernels
+
 
 class GatedTargetAttention(nn.Module):
     r"""Attention of one target item over a click history, by a small network for each pair.
@@ -76,7 +79,8 @@ class GatedTargetAttention(nn.Module):
             history: Item vectors, (B, L, D); what stands in masked slots does not matter.
             mask: (B, L), True or 1 at real items, which come first; ``None``: all are real.
         """
-        if history.shape != (*target.shape[:1], history.shape[1], self.dim):
+        self._require_target(target)
+        if history.dim() != 3 or history.shape[::2] != target.shape:
             raise ValueError(
                 f"history must be (B, L, {self.dim}) with the B of target "
                 f"{tuple(target.shape)}, got {tuple(history.shape)}"
@@ -103,6 +107,7 @@ class GatedTargetAttention(nn.Module):
             rows: Row of each history item, (T,) integers in 0..B-1, ascending.
             index: Which of ``items`` each is, (T,); within a row oldest first.
         """
+        self._require_target(target)
         if index.shape != rows.shape or items.shape != (len(items), self.dim):
             raise ValueError(
                 f"index must be {tuple(rows.shape)} like rows and items (U, {self.dim}), got "
@@ -112,14 +117,34 @@ class GatedTargetAttention(nn.Module):
         count = count.index_add(0, rows, torch.ones_like(rows))  # (B,)
         ends = count.cumsum(0).index_select(0, rows)
         places = ends - 1 - torch.arange(len(rows), device=rows.device)  # (T,), newest 0
+        of_target, of_history = self.of_target(target), self.of_history(items)  # (B, A), (U, A)
+        if available(items):
+            sums = kernels.pooled(
+                target,
+                items,
+                of_target,
+                of_history,
+                self.of_place,
+                self.of_product.weight,
+                self.weight.weight,
+                self.weight.bias,
+                rows=rows,
+                index=index,
+                places=places.clamp(max=self.max_len - 1),
+                sparse=self.sparse,
+            )
+            return self._scaled(sums, count)
         history = items.index_select(0, index)  # (T, D)
         pair = self.of_product(target.index_select(0, rows) * history)
-        pair = pair + self.of_history(items).index_select(0, index)
-        pair = pair + self.of_target(target).index_select(0, rows)
+        pair = pair + of_history.index_select(0, index) + of_target.index_select(0, rows)
         weight = self._weight(pair, places).unsqueeze(1)  # (T, 1)
         weighted = weight * history
         pooled = torch.zeros_like(target, dtype=weighted.dtype).index_add(0, rows, weighted)
         return self._scaled(pooled, count)
+
+    def _require_target(self, target: Tensor) -> None:
+        if target.dim() != 2 or target.shape[1] != self.dim:
+            raise ValueError(f"target must be (B, {self.dim}), got {tuple(target.shape)}")
 
     def _weight(self, pair: Tensor, places: Tensor) -> Tensor:
         """a of pairs (..., A), all but r_l and the two ReLUs; ``places`` is their last but one."""

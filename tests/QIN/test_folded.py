@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model_zoo.core import kernels
 from model_zoo.QIN import folded as folded_module
 from model_zoo.QIN.fold import fold
 from model_zoo.QIN.folded import FoldedQIN
-from model_zoo.QIN.layers import kernels
 from model_zoo.QIN.model import QIN
 from tests import oracles
 from tests.QIN import test_golden

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_zoo.QIN.layers.kernels import dots, grouped_dots
+from model_zoo.core.kernels import dots
+from model_zoo.QIN.layers.kernels import grouped_dots
 
 
 @settings(max_examples=40, deadline=None)

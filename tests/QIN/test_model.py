@@ -17,7 +17,7 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.training.items import WHOLE_TABLE
 from model_zoo.QIN.model import QIN
 from tests import oracles
-from tests.conftest import CATEGORICAL, ROOT, SEQUENCE, build_qin
+from tests.conftest import CATEGORICAL, ROOT, SEQUENCE, build_qin, build_small
 
 ITEMS = 12
 ITEM_FEATURES = {
@@ -69,11 +69,12 @@ def packed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def build(tmp_path: Path, features: dict[str, Any] | None = None, **settings: Any) -> QIN:
+def build(tmp_path: Path, features: dict[str, Any] | None = None, **settings: Any) -> Any:
+    """A QIN, or another ``model``, with embeddings large enough to be seen."""
     columns = item_columns()
     features = {**ROW_FEATURES, **ITEM_FEATURES} if features is None else features
     wanted = {name: columns[name] for name in features if name in columns}
-    model = build_qin(features, wanted, tmp_path, **settings)
+    model = build_small(features, wanted, tmp_path, **settings)
     for parameter in model.embedding_layer.parameters():
         nn.init.normal_(parameter)  # FuxiCTR's 1e-4 would hide a wrong embedding
     for table in model.embedding_layer.modules():

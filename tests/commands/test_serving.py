@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,9 @@ def trained(workspace: Path) -> Path:
     return workspace
 
 
-def unfolded_scores() -> np.ndarray:
+def unfolded_scores(expid: str = "QIN_test", settings: Sequence[str] = ()) -> np.ndarray:
     """What FuxiCTR's predict gives for the test split."""
-    experiment, _ = prepare_dataset(load_experiment("config", "QIN_test"))
+    experiment, _ = prepare_dataset(load_experiment("config", expid, list(settings)))
     model = build_model(experiment, build_feature_map(experiment.params), gpu=-1)
     model.load_weights(model.checkpoint)
     return model.predict(open_rows(experiment, model.feature_map, TEST))
@@ -77,6 +78,36 @@ def test_any_file_is_scored(trained: Path, source: str, target: str) -> None:
         assert scores["history"].to_list() == history
         assert [len(w) for w in scores["attention"].to_list()] == [len(h) for h in history]
         assert scores["attention"].explode().min() == 0
+
+
+def test_qin_plus_from_training_to_explained_scores(workspace: Path) -> None:
+    """With rescaled vectors, a calibration map, in full and without the first layer's table."""
+    settings = ["embedding_dim=8", "max_len=6", "epochs=2", "batch_size=64"]
+    arguments = ["--config", "config", "--expid", "QIN_plus_default", "--set", *settings]
+    assert run_expid.main([*arguments, "--calibrate", "platt"]) == 0
+    expected = unfolded_scores("QIN_plus_default", settings)
+    assert expected.std() > 0.01
+    history = [[item for item in items if item][-6:] for items in pl.read_parquet(TEST)["item_seq"]]
+    command = [*arguments, "--input", str(TEST), "--output", "scores.parquet", "--explain"]
+    for fold in ([], ["--small"]):
+        assert serving.main(["fold", *arguments, *fold]) == 0
+        assert prediction.main(command) == 0
+        scores = pl.read_parquet("scores.parquet")
+        np.testing.assert_allclose(scores["probability"], expected, atol=1e-5)
+        assert scores["history"].to_list() == history
+        assert [len(w) for w in scores["attention"].to_list()] == [len(h) for h in history]
+        assert scores["attention"].explode().max() > 0
+    assert prediction.main([*command, "--calibrated"]) == 0
+    mapped = pl.read_parquet("scores.parquet")["probability"]
+    assert not np.allclose(mapped, expected, atol=1e-4)
+    assert (mapped[np.argsort(expected)].diff().drop_nulls() >= -1e-6).all()
+    scorer = Scorer.load(FOLDER / "QIN_plus_default.folded")
+    rows = pl.read_parquet(TEST)
+    context = {name: rows[name].to_list() for name in scorer.context_features}
+    online = scorer.score_batch(rows["item_seq"].to_list(), rows["item_id"].to_list(), context)
+    np.testing.assert_allclose(online, expected, atol=1e-5)
+    assert serving.main(["export", *arguments, "--format", "torch"]) == 0
+    assert (FOLDER / "QIN_plus_default.export.pt2").is_file()
 
 
 def test_raw_ids_are_scored(workspace: Path) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
 from model_zoo.core.serving.scorer import Scorer
-from model_zoo.QIN.fold import fold
 from model_zoo.QIN.model import QIN
+from model_zoo.QINPlus.model import QINPlus
 from tests.conftest import SEQUENCE
 from tests.QIN import test_model
 from tests.QIN.test_model import ITEM_FEATURES, ITEMS, build
@@ -30,8 +30,8 @@ FEATURES = {**ROW_FEATURES, **ITEM_FEATURES}
 
 def make_model(
     folder: Path, features: dict[str, dict[str, Any]] | None = None, **settings: Any
-) -> QIN:
-    """A QIN in which no bias is 0, no slope 0.25, and batch normalisation has seen batches.
+) -> Any:
+    """A QIN, or another ``model``, in which no bias is 0 and no weight as it began.
 
     Nor are the embeddings of padding 0: nothing may rest on that.
     """
@@ -39,6 +39,19 @@ def make_model(
     for table in model.embedding_layer.modules():
         if isinstance(table, nn.Embedding):
             nn.init.normal_(table.weight)
+    output = _trained_qin(model) if isinstance(model, QIN) else _trained_plus(model)
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(make_batch(32))
+        logit = model.eval()(make_batch(64))["logit"]
+        # Of everyday size: where the sigmoid is flat, a wrong logit would not show.
+        output.weight /= logit.std()
+        output.bias.fill_(0.3)
+    return model
+
+
+def _trained_qin(model: QIN) -> nn.Linear:
+    """Makes no slope 0.25; batch normalisation has to see batches next. The output layer."""
     for norm in model.qnn.norms:
         norm.eps = 0.1
     for name, parameter in model.qnn.named_parameters():
@@ -48,14 +61,17 @@ def make_model(
             nn.init.normal_(parameter)
         elif name.startswith("activations"):
             nn.init.uniform_(parameter, -0.5, 1.5)
-    with torch.no_grad():
-        for _ in range(3):
-            model.train()(make_batch(32))
-        logit = model.eval()(make_batch(64))["logit"]
-        # Of everyday size: where the sigmoid is flat, a wrong logit would not show.
-        model.qnn.output.weight /= logit.std()
-        model.qnn.output.bias.fill_(0.3)
-    return model
+    return model.qnn.output
+
+
+def _trained_plus(model: QINPlus) -> nn.Linear:
+    """Makes places differ, and about half of the attention weights 0. The output layer."""
+    for part in (model.attention, model.network):
+        for name, parameter in part.named_parameters():
+            if name.endswith("bias") or name == "of_place":
+                nn.init.normal_(parameter, std=0.5)
+    nn.init.normal_(model.attention.weight.weight)
+    return [layer for layer in model.network.mlp if isinstance(layer, nn.Linear)][-1]
 
 
 def make_batch(rows: int, slots: int = 6, *, empty: bool = False) -> dict[str, Tensor]:
@@ -76,7 +92,7 @@ def make_batch(rows: int, slots: int = 6, *, empty: bool = False) -> dict[str, T
     }
 
 
-def context_of(model: QIN, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def context_of(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name] for name in model.row_features}
 
 
@@ -86,10 +102,10 @@ def one_user(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def probability(model: QIN, batch: dict[str, Tensor]) -> Tensor:
+def probability(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """What the model says, (n,) float64; it stays in float64."""
     return model.double().eval()(batch)["y_pred"].squeeze(1)
 
 
-def make_scorer(model: QIN, *, max_len: int = 100, **settings: Any) -> Scorer:
-    return Scorer(FoldedFile(fold(model, **settings), Ids("item_id"), max_len))
+def make_scorer(model: Any, *, max_len: int = 100, **settings: Any) -> Scorer:
+    return Scorer(FoldedFile(model.fold(**settings), Ids("item_id"), max_len))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.folded import FoldedModel
 from model_zoo.core.serving import export
 from model_zoo.core.serving.export import (
     SUFFIX,
@@ -19,8 +20,6 @@ from model_zoo.core.serving.export import (
     export_folded,
     load_program,
 )
-from model_zoo.QIN.fold import fold
-from model_zoo.QIN.folded import FoldedQIN
 from tests.conftest import SEQUENCE
 from tests.QIN.test_model import ITEM_FEATURES, ROW_FEATURES, build, packed, padded_batch
 
@@ -32,26 +31,30 @@ ROW_KINDS = {
 }
 
 
-def folded(tmp_path: Path, *, kinds: dict = ROW_FEATURES, **settings: object) -> FoldedQIN:
-    model = build(tmp_path, {**kinds, **ITEM_FEATURES}, num_layers=2, **settings)
+def folded(tmp_path: Path, *, kinds: dict = ROW_FEATURES, **settings: object) -> FoldedModel:
+    model = build(tmp_path, {**kinds, **ITEM_FEATURES}, **settings)
+    if model.model_id == "QIN+":
+        torch.nn.init.normal_(model.attention.of_place)  # places begin alike
     rows = {"age": torch.randn(9), "likes": torch.randint(0, 9, (9, 4))}
     rows["profile"] = torch.randn(9, 5)
     model.train()(packed(padded_batch()) | rows)
-    return fold(model.eval())
+    return model.eval().fold()
 
 
 def compiles() -> bool:
     return any(shutil.which(compiler) for compiler in ("g++", "clang++"))
 
 
+@pytest.mark.parametrize("name", ["QIN", "QIN+"])
 @pytest.mark.parametrize("kind", ["torch", "aoti", "onnx"])
-def test_a_program_round_trips(tmp_path: Path, kind: str) -> None:
+def test_a_program_round_trips(tmp_path: Path, kind: str, name: str) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
         pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
     if kind == "aoti" and not compiles():
         pytest.skip("there is no C++ compiler")
-    model = folded(tmp_path, kinds=ROW_KINDS if kind != "aoti" else ROW_FEATURES)
+    kinds = ROW_KINDS if kind != "aoti" else ROW_FEATURES
+    model = folded(tmp_path, kinds=kinds, model=name, model_id=name)
     path = tmp_path / f"model{SUFFIX[kind]}"
     assert export_folded(model, path, kind) <= 1e-5
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -96,6 +99,6 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_onnx_takes_float32_only(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
-    model = fold(build(tmp_path).eval(), dtype=torch.bfloat16)
+    model = build(tmp_path).eval().fold(dtype=torch.bfloat16)
     with pytest.raises(InputError, match="onnx: expected a float32 model"):
         export_folded(model, tmp_path / "model.onnx", "onnx")

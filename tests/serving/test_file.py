@@ -20,8 +20,6 @@ from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
 from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
 from model_zoo.core.serving.scorer import Scorer
-from model_zoo.QIN.fold import fold
-from model_zoo.QIN.model import QIN
 from tests.conftest import ROOT
 from tests.QIN.test_model import ITEMS
 from tests.serving.made import make_model, make_scorer
@@ -47,15 +45,15 @@ ISOTONIC = Calibration(
 )
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> QIN:
-    return make_model(tmp_path)
+@pytest.fixture(params=["QIN", "QIN+"])
+def model(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    return make_model(tmp_path, model=request.param, rescaled=["text"])
 
 
 @pytest.fixture
-def path(model: QIN, tmp_path: Path) -> Path:
+def path(model: Any, tmp_path: Path) -> Path:
     path = tmp_path / "a.folded"
-    save_folded(path, FoldedFile(fold(model), IDS, 3, ISOTONIC, "c0ffee"))
+    save_folded(path, FoldedFile(model.fold(), IDS, 3, ISOTONIC, "c0ffee"))
     return path
 
 
@@ -73,9 +71,9 @@ def scores(scorer: Scorer) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tabulate", [True, False])
 def test_a_folded_file_keeps_everything(
-    model: QIN, tmp_path: Path, dtype: torch.dtype, tabulate: bool
+    model: Any, tmp_path: Path, dtype: torch.dtype, tabulate: bool
 ) -> None:
-    folded = fold(model, dtype=dtype, tabulate_first_layer=tabulate)
+    folded = model.fold(dtype=dtype, tabulate_first_layer=tabulate)
     before = FoldedFile(folded, IDS, 3, ISOTONIC, "c0ffee")
     save_folded(tmp_path / "new folder" / "a.folded", before)
     assert [file.name for file in (tmp_path / "new folder").iterdir()] == ["a.folded"]
@@ -92,8 +90,8 @@ def test_a_folded_file_keeps_everything(
         assert after.folded.get_buffer(name).dtype == buffer.dtype, name
 
 
-def test_a_file_without_raw_ids_and_calibration(model: QIN, tmp_path: Path) -> None:
-    before = FoldedFile(fold(model), Ids("item_id"), 50)
+def test_a_file_without_raw_ids_and_calibration(model: Any, tmp_path: Path) -> None:
+    before = FoldedFile(model.fold(), Ids("item_id"), 50)
     save_folded(tmp_path / "a.folded", before)
     after = load_folded(tmp_path / "a.folded")
     assert after.ids == before.ids
@@ -102,7 +100,7 @@ def test_a_file_without_raw_ids_and_calibration(model: QIN, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("tabulate", [True, False])
 def test_added_items_are_saved_without_the_room_for_more(
-    model: QIN, tmp_path: Path, tabulate: bool
+    model: Any, tmp_path: Path, tabulate: bool
 ) -> None:
     scorer = make_scorer(model, tabulate_first_layer=tabulate)
     context = CONTEXT | {"level": 1}
@@ -177,6 +175,7 @@ def test_nothing_in_a_file_is_executed(path: Path, tmp_path: Path, place: str) -
         assert trap.target.exists()
 
 
+@pytest.mark.parametrize("model", ["QIN"], indirect=True)
 def test_a_file_of_version_1_is_read(path: Path) -> None:
     """It was written when one model folded, whose values stood flat beside the rest."""
     content = torch.load(path, weights_only=True)
@@ -204,7 +203,7 @@ def test_a_file_of_a_newer_release_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["weights", "empty", "list", "tensor", "other format"])
-def test_what_is_no_folded_model_is_refused(model: QIN, tmp_path: Path, kind: str) -> None:
+def test_what_is_no_folded_model_is_refused(model: Any, tmp_path: Path, kind: str) -> None:
     content: dict[str, Any] = {
         "weights": model.state_dict(),
         "empty": {},
@@ -218,7 +217,7 @@ def test_what_is_no_folded_model_is_refused(model: QIN, tmp_path: Path, kind: st
 
 
 def test_a_full_disk_leaves_the_old_file(
-    model: QIN, path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, names = path.read_bytes(), sorted(path.parent.iterdir())
 

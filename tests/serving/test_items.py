@@ -17,7 +17,6 @@ from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.scorer import Scorer
 from model_zoo.core.serving.shared_lock import SharedLock
-from model_zoo.QIN.model import QIN
 from tests.QIN.test_model import ITEM_FEATURES, ITEMS, ROW_FEATURES
 from tests.serving.made import FEATURES, make_model, make_scorer, probability
 
@@ -32,16 +31,18 @@ NEW = {
 }
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> QIN:
-    model = make_model(tmp_path, {name: FEATURES[name] for name in (*ROW_FEATURES, *ITEM_FEATURES)})
+@pytest.fixture(params=["QIN", "QIN+", "QIN+ rescaled"])
+def model(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    name, _, rescaled = request.param.partition(" ")
+    features = {name: FEATURES[name] for name in (*ROW_FEATURES, *ITEM_FEATURES)}
+    model = make_model(tmp_path, features, model=name, rescaled=["text", "image"] * bool(rescaled))
     ids = model.embedding_layer.embedding_layer.embedding_layers["item_id"]
     ids.weight.data[0] = 0  # as in training: a missing id is nothing
     return model
 
 
 @pytest.fixture(params=[True, False], ids=["first", "no first"])
-def scorer(model: QIN, request: pytest.FixtureRequest) -> Scorer:
+def scorer(model: Any, request: pytest.FixtureRequest) -> Scorer:
     return make_scorer(model, tabulate_first_layer=request.param)
 
 
@@ -51,20 +52,22 @@ def all_scores(scorer: Scorer) -> Tensor:
     return scorer.score(items, items, CONTEXT)
 
 
-def columns_of(model: QIN) -> dict[str, Tensor]:
-    return {name: column.clone() for name, column in model.item_table(None).items()}
+def columns_of(model: Any) -> dict[str, Tensor]:
+    return {name: column.clone() for name, column in model.item_table.columns(None).items()}
 
 
-def expected_scores(model: QIN, columns: dict[str, Tensor]) -> Tensor:
+def expected_scores(model: Any, columns: dict[str, Tensor]) -> Tensor:
     """Of every item for a user who has clicked every item, by a model of other items."""
-    model.item_table = ItemTable(columns)
+    before = model.item_table
+    model.item_table = ItemTable(columns, [n for n in columns if before.factor(n) is not None])
+    model.item_table.load_state_dict(before.state_dict())  # a new item changes no factor
     rows = model.item_table.num_items - 1
     items = torch.arange(1, rows + 1)
     batch = {"item_id": items, "item_seq": items.expand(rows, -1)}
     return probability(model, batch | {n: torch.full((rows,), v) for n, v in CONTEXT.items()})
 
 
-def test_new_items_are_scored_as_the_model_would(model: QIN, scorer: Scorer) -> None:
+def test_new_items_are_scored_as_the_model_would(model: Any, scorer: Scorer) -> None:
     """Beyond the spare room, with the features of an item that was there, or none at all."""
     before, old = all_scores(scorer), columns_of(model)
     user = scorer.score(USER, [1, 2], CONTEXT)
@@ -92,7 +95,7 @@ def test_new_items_are_scored_as_the_model_would(model: QIN, scorer: Scorer) -> 
     )
 
 
-def test_a_new_item_may_have_an_id_of_the_vocabulary(scorer: Scorer, model: QIN) -> None:
+def test_a_new_item_may_have_an_id_of_the_vocabulary(scorer: Scorer, model: Any) -> None:
     columns = columns_of(model)
     scorer.add_items([12], {name: column[5:6] for name, column in columns.items()})
     for table in scorer._folded.item_tables.values():
@@ -101,7 +104,7 @@ def test_a_new_item_may_have_an_id_of_the_vocabulary(scorer: Scorer, model: QIN)
     assert torch.equal(one, other)
 
 
-def test_updated_items_are_scored_as_the_model_would(model: QIN, scorer: Scorer) -> None:
+def test_updated_items_are_scored_as_the_model_would(model: Any, scorer: Scorer) -> None:
     """One feature of several items, all features of one; all else stays, to the last bit."""
     vectors = scorer._folded.vectors.clone()
     columns = columns_of(model)
@@ -122,7 +125,7 @@ def test_updated_items_are_scored_as_the_model_would(model: QIN, scorer: Scorer)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("names", [["tags"], ["text", "price"], list(ITEM_FEATURES), []])
 def test_updating_back_restores_the_scores(
-    model: QIN, dtype: torch.dtype, names: list[str]
+    model: Any, dtype: torch.dtype, names: list[str]
 ) -> None:
     scorer, columns = make_scorer(model, dtype=dtype), columns_of(model)
     before = all_scores(scorer)
@@ -132,7 +135,7 @@ def test_updating_back_restores_the_scores(
     assert torch.equal(all_scores(scorer), before)
 
 
-def test_tables_made_in_inference_mode_can_be_updated_outside(model: QIN) -> None:
+def test_tables_made_in_inference_mode_can_be_updated_outside(model: Any) -> None:
     with torch.inference_mode():
         scorer = make_scorer(model)
         scorer.add_items([12, 13], {})
@@ -173,7 +176,7 @@ ADD, UPDATE = Scorer.add_items, Scorer.update_items
     ],
 )
 def test_a_refused_change_changes_nothing(
-    model: QIN, method: Callable[..., None], ids: Any, features: dict[str, Any], message: str
+    model: Any, method: Callable[..., None], ids: Any, features: dict[str, Any], message: str
 ) -> None:
     scorer = make_scorer(model)
     before = all_scores(scorer)
@@ -304,7 +307,7 @@ def test_a_lock_is_free_again_after_errors() -> None:
 
 
 def test_rows_are_scored_while_the_model_is_saved(
-    model: QIN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even while an update waits for the end of the saving."""
     scorer = make_scorer(model)

@@ -19,8 +19,6 @@ from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
 from model_zoo.core.serving.scorer import Explained, Scorer
-from model_zoo.QIN.fold import fold
-from model_zoo.QIN.model import QIN
 from tests.QIN.test_model import ITEMS
 from tests.serving.made import (
     FEATURES,
@@ -42,24 +40,24 @@ CONTEXT: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> QIN:
-    return make_model(tmp_path)
+@pytest.fixture(params=["QIN", "QIN+"])
+def model(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    return make_model(tmp_path, model=request.param)
 
 
 @pytest.fixture
-def scorer(model: QIN) -> Scorer:
+def scorer(model: Any) -> Scorer:
     return make_scorer(model)
 
 
-def one_context(model: QIN, rows: int) -> dict[str, Tensor]:
+def one_context(model: Any, rows: int) -> dict[str, Tensor]:
     """CONTEXT as a batch of rows."""
     tensors = {name: torch.as_tensor(value) for name, value in CONTEXT.items()}
     tensors["seen"] = torch.zeros(3, dtype=torch.long)
     return {name: value.expand(rows, *value.shape) for name, value in tensors.items()}
 
 
-def test_the_scores_of_one_user_are_the_models(model: QIN, scorer: Scorer) -> None:
+def test_the_scores_of_one_user_are_the_models(model: Any, scorer: Scorer) -> None:
     batch = make_batch(20)
     for row in (0, 3):
         user = one_user(batch, row)
@@ -70,14 +68,14 @@ def test_the_scores_of_one_user_are_the_models(model: QIN, scorer: Scorer) -> No
         assert expected.std() > 0.01
 
 
-def test_the_scores_of_rows_are_the_models(model: QIN, scorer: Scorer) -> None:
+def test_the_scores_of_rows_are_the_models(model: Any, scorer: Scorer) -> None:
     batch = make_batch(20)
     histories = [[item for item in row if item or i % 2] for i, row in enumerate(batch["item_seq"])]
     scores = scorer.score_batch(histories, batch["item_id"], context_of(model, batch))
     torch.testing.assert_close(scores.double(), probability(model, batch), atol=1e-5, rtol=0)
 
 
-def test_one_context_value_holds_for_all(model: QIN, scorer: Scorer) -> None:
+def test_one_context_value_holds_for_all(model: Any, scorer: Scorer) -> None:
     batch = make_batch(7)
     some = one_context(model, 7) | {"hour": batch["hour"], "profile": batch["profile"]}
     for context, values in (
@@ -123,7 +121,7 @@ def test_ids_and_values_may_come_in_any_container(
     torch.testing.assert_close(rows, expected)
 
 
-def test_only_the_most_recent_items_count(model: QIN) -> None:
+def test_only_the_most_recent_items_count(model: Any) -> None:
     scorer, batch = make_scorer(model, max_len=3), make_batch(9)
     context = context_of(model, batch)
     history, kept = [4, 0, 5, 9, 0, 2, 0], [5, 9, 2]
@@ -136,7 +134,7 @@ def test_only_the_most_recent_items_count(model: QIN) -> None:
         torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=0)
 
 
-def test_explained_weights_belong_to_the_given_history(model: QIN) -> None:
+def test_explained_weights_belong_to_the_given_history(model: Any) -> None:
     scorer, whole = make_scorer(model, max_len=3), make_scorer(model)
     candidates = list(range(1, ITEMS))
     history, kept = [4, 0, 5, 9, 0, 2, 0], [False, False, True, True, False, True, False]
@@ -154,10 +152,11 @@ def test_explained_weights_belong_to_the_given_history(model: QIN) -> None:
     torch.testing.assert_close(rows.weight[0], user.weight[0])
     torch.testing.assert_close(torch.stack(rows.weight[4:]), user.weight[4:])
     assert rows.weight[2].tolist() == [0, 0]
-    torch.testing.assert_close(rows.weight[3], user.weight[3, 2:3])
+    alone = scorer.score([5], candidates[3:4], CONTEXT, explain=True)
+    torch.testing.assert_close(rows.weight[3], alone.weight[0])
 
 
-def test_nothing_to_score_and_nothing_clicked(model: QIN, scorer: Scorer) -> None:
+def test_nothing_to_score_and_nothing_clicked(model: Any, scorer: Scorer) -> None:
     for history in ([], [3, 5]):
         assert scorer.score(history, [], CONTEXT).shape == (0,)
         probabilities, weight = scorer.score(history, [], CONTEXT, explain=True)
@@ -179,7 +178,7 @@ def test_nothing_to_score_and_nothing_clicked(model: QIN, scorer: Scorer) -> Non
 
 
 def test_many_candidates_are_scored_some_at_a_time(
-    model: QIN, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    model: Any, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = make_batch(10)
     context = context_of(model, batch) | {"age": CONTEXT["age"], "likes": CONTEXT["likes"]}
@@ -193,9 +192,9 @@ def test_many_candidates_are_scored_some_at_a_time(
         torch.testing.assert_close(one.weight, other.weight)
 
 
-def test_a_calibration_map_is_applied_when_asked_for(model: QIN) -> None:
+def test_a_calibration_map_is_applied_when_asked_for(model: Any) -> None:
     double = Calibration("platt", torch.empty(0), torch.tensor([2.0, -1.0]))
-    scorer = Scorer(FoldedFile(fold(model), Ids("item_id"), 100, calibration=double))
+    scorer = Scorer(FoldedFile(model.fold(), Ids("item_id"), 100, calibration=double))
     for method, history in ((scorer.score, [3]), (scorer.score_batch, [[3], [3]])):
         raw, calibrated = (method(history, [4, 5], CONTEXT, calibrated=c) for c in (False, True))
         torch.testing.assert_close(calibrated, torch.sigmoid(2 * torch.logit(raw) - 1))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model_zoo.core.kernels import available
 from model_zoo.QIN.layers import kernels
 
 
@@ -110,7 +111,7 @@ class AdaptiveSparseTargetAttention(nn.Module):
                 f"index must be {tuple(rows.shape)} like rows, got {tuple(index.shape)}"
             )
         query = self._project_query(target)  # (B, D)
-        if kernels.available(history):
+        if available(history):
             return self._output(kernels.pooled(query, history, rows, index), target)
         if index is not None:
             history = history.index_select(0, index)  # (T, D)

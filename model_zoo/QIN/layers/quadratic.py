@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from model_zoo.core.kernels import available
 from model_zoo.QIN.layers import kernels
 
 
@@ -57,7 +58,7 @@ class QuadraticLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and kernels.available(x):
+        if self.training and available(x):
             return kernels.quadratic_product(x, self.linear, self.num_row, self.dropout.p)
         if self.training and self.dropout.p > 0:
             h: Tensor = self.dropout(self.linear(x)).view(-1, self.num_row, self.dim)  # (B, R, F)
@@ -125,7 +126,7 @@ class QuadraticNeuralNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
             y = norm(layer(x))
-            if self.training and kernels.available(x):
+            if self.training and available(x):
                 slope = activation.get_parameter("weight")
                 x = kernels.add_activated(x, y, slope, self.dropout.p)
             else:

@@ -157,8 +157,8 @@ def test_float32_and_bfloat16_equal_the_formula_with_the_same_masks(
     monkeypatch: pytest.MonkeyPatch, amd: bool, dropout: float
 ) -> None:
     """float32 goes through other kernels than float64, which the other tests use."""
-    monkeypatch.setattr("model_zoo.QIN.layers.kernels._on_amd", lambda: amd)
-    monkeypatch.setattr("model_zoo.QIN.layers.kernels.CONVOLVED", 1)
+    monkeypatch.setattr("model_zoo.core.kernels._on_amd", lambda: amd)
+    monkeypatch.setattr("model_zoo.core.kernels.CONVOLVED", 1)
     layer = QuadraticLayer(40, num_row=3, dropout=dropout).train()
     x = torch.randn(33, 40, requires_grad=True)
 

@@ -1,0 +1,260 @@
+"""QIN+ as a FuxiCTR model: its formula, precision, updates, settings, a training."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuxictr.pytorch.dataloaders import RankDataLoader
+from torch import Tensor, nn
+
+from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
+from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.data.loader import make_loader
+from model_zoo.core.training.items import WHOLE_TABLE
+from model_zoo.QINPlus.model import QINPlus
+from tests import oracles
+from tests.conftest import ROOT
+from tests.QIN import test_model
+from tests.QIN.test_model import ITEM_FEATURES, ITEMS, packed, padded_batch, prepare_training
+
+PADDING_ROWS = (ITEMS, 7, 5, 4, 3)  # sizes of the tables; row 0 of each is padding
+
+
+def build(tmp_path: Path, features: dict[str, Any] | None = None, **settings: Any) -> QINPlus:
+    model = test_model.build(tmp_path, features, model="QIN+", **settings)
+    if model.attention.of_place is not None:
+        nn.init.normal_(model.attention.of_place)  # it begins at 0
+    return model
+
+
+def logits(model: QINPlus, batch: dict[str, Tensor]) -> Tensor:
+    logit: Tensor = model(batch)["logit"]
+    return logit
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"order": False},
+        {"sparse": False, "length_power": 0.0},
+        {"product": False, "length_power": 1.0},
+        {"max_len": 2, "hidden_units": [6]},
+    ],
+)
+@pytest.mark.parametrize("whole", [0.0, 100.0])
+def test_equals_the_formulas_with_every_kind_of_feature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], whole: float
+) -> None:
+    """Whether the catalogue is encoded whole or the batch's distinct items are."""
+    monkeypatch.setitem(WHOLE_TABLE, False, whole)
+    model = build(tmp_path, **settings).double()
+    batch = padded_batch()
+    columns = {n: model.item_table(torch.arange(ITEMS))[n] for n in ITEM_FEATURES}
+    expected = oracles.qin_plus_logit(model, columns, batch)
+    output = model(packed(batch))
+    # FuxiCTR reads numbers and vectors as float32 whatever the model computes in.
+    torch.testing.assert_close(output["logit"], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(output["y_pred"], output["logit"].sigmoid())
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    got = torch.autograd.grad(output["logit"].sum(), parameters)
+    wanted = torch.autograd.grad(expected.sum(), parameters)
+    for name, one, other in zip(names, got, wanted, strict=True):
+        if "embedding_layers" in name and len(one) in PADDING_ROWS:
+            one, other = one[1:], other[1:]  # FuxiCTR does not train padding
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_padded_and_packed_batches_are_equal(tmp_path: Path) -> None:
+    model = build(tmp_path).eval()
+    batch = padded_batch()
+    expected = logits(model, packed(batch))
+    torch.testing.assert_close(logits(model, batch), expected)
+    history = batch["item_seq"]
+    wider = torch.cat([torch.zeros_like(history), history, torch.zeros_like(history)], dim=1)
+    torch.testing.assert_close(logits(model, batch | {"item_seq": wider}), expected)
+
+
+def test_the_order_matters_only_with_order(tmp_path: Path) -> None:
+    for order in (True, False):
+        model = build(tmp_path, order=order).eval()
+        batch = padded_batch()
+        turned = batch | {"item_seq": batch["item_seq"].flip(1)}
+        one, other = (logits(model, packed(b)) for b in (batch, turned))
+        assert torch.allclose(one, other) == (not order)
+
+
+def test_rows_do_not_see_each_other(tmp_path: Path) -> None:
+    model = build(tmp_path).eval()
+    batch = padded_batch()
+    whole = logits(model, packed(batch))
+    for row in range(len(whole)):
+        alone = {name: value[row : row + 1] for name, value in batch.items()}
+        torch.testing.assert_close(logits(model, packed(alone)), whole[row : row + 1])
+
+
+def test_a_batch_without_any_history(tmp_path: Path) -> None:
+    model = build(tmp_path)
+    batch = padded_batch() | {"item_seq": torch.zeros(9, 4, dtype=torch.long)}
+    torch.testing.assert_close(logits(model, packed(batch)), logits(model, batch))
+    prepare_training(model, steps=1)
+    model.get_labels = lambda batch: batch["label"].view(-1, 1)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    assert torch.isfinite(torch.as_tensor(model.train_step(packed(batch)).item()))
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert "network.mlp.0.weight" in moved
+    assert not any(name.startswith("attention") for name in moved)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("names", [["item_id"], ["tags"], ["text"], ["price"]])
+def test_any_item_feature_and_no_row_features(tmp_path: Path, names: list[str]) -> None:
+    model = build(tmp_path, {name: ITEM_FEATURES[name] for name in names}, embedding_dim=3).eval()
+    batch = packed(padded_batch())
+    logit = logits(model, batch)
+    assert logit.shape == (9, 1)
+    other_target = batch | {"item_id": batch["item_id"] % (ITEMS - 1) + 1}
+    assert not torch.allclose(logits(model, other_target), logit)
+
+
+def test_vectors_of_any_scale_are_the_same_when_rescaled(tmp_path: Path) -> None:
+    names = ["item_id", "text", "image"]
+    features = {name: ITEM_FEATURES[name] for name in names}
+    model = build(tmp_path, features, rescaled=["text"]).eval()
+    batch = packed(padded_batch())
+    expected = logits(model, batch)
+    columns = model.item_table.columns(None)
+    for column, same in (("text", True), ("image", False)):
+        scaled = columns | {column: 50 * columns[column]}
+        model.item_table = ItemTable(scaled, rescaled=["text"])
+        assert torch.allclose(logits(model, batch), expected, rtol=1e-4, atol=1e-5) == same
+
+
+def test_lazy_updates_touch_only_the_items_of_the_batch(tmp_path: Path) -> None:
+    model = build(tmp_path, embedding_update="lazy", sparse=False)
+    prepare_training(model, steps=1)
+    model.get_labels = lambda batch: batch["label"].view(-1, 1)
+    table = model.embedding_layer.embedding_layer.embedding_layers["item_id"].weight
+    before = table.detach().clone()
+    batch = padded_batch(rows=2, slots=2)
+    model.train_step(packed(batch))
+    changed = (table != before).any(dim=1).nonzero().squeeze(1)
+    seen = torch.cat([batch["item_id"], batch["item_seq"].flatten()]).unique()
+    assert changed.tolist() == seen[seen != 0].tolist()
+
+
+def test_bf16_is_close_and_keeps_float32_weights(tmp_path: Path) -> None:
+    full, half = build(tmp_path), build(tmp_path, precision="bf16")
+    half.load_state_dict(full.state_dict())
+    half.item_table = full.item_table
+    batch = packed(padded_batch())
+    one, other = (model.eval()(batch)["y_pred"] for model in (full, half))
+    assert other.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
+    prepare_training(half, steps=1)
+    half.get_labels = lambda batch: batch["label"].view(-1, 1)
+    half.train_step(batch)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+    assert all(parameter.isfinite().all() for parameter in half.parameters())
+
+
+def test_dropout_acts_in_training_only(tmp_path: Path) -> None:
+    model, batch = build(tmp_path, net_dropout=0.5).train(), packed(padded_batch())
+    assert not torch.equal(logits(model, batch), logits(model, batch))
+    model.eval()
+    assert torch.equal(logits(model, batch), logits(model, batch))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gate_units": 0}, "units=0"),
+        ({"max_len": 0}, "max_len=0"),
+        ({"length_power": 2.0}, r"length_power must be in \[0, 1\], got 2.0"),
+        ({"hidden_units": []}, r"hidden_units must be widths from 1 on, got \[\]"),
+        ({"hidden_units": [8, 0]}, r"hidden_units must be widths from 1 on, got \[8, 0\]"),
+        ({"net_dropout": 1.0}, r"net_dropout must be in \[0, 1\), got 1.0"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1, got 0"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, **settings)
+
+
+def test_weights_by_name(tmp_path: Path) -> None:
+    features = {"item_id": ITEM_FEATURES["item_id"], "text": ITEM_FEATURES["text"]}
+    model = build(tmp_path, features, rescaled=["text"])
+    tables = "embedding_layer.embedding_layer"
+    gate = ["of_target.weight", "of_target.bias", "of_history.weight", "of_product.weight"]
+    assert sorted(model.state_dict()) == sorted(
+        [
+            "item_table.factor_1",
+            f"{tables}.embedding_layers.item_id.weight",
+            f"{tables}.feature_encoders.text.weight",
+            *(f"attention.{name}" for name in gate),
+            *(f"attention.{name}" for name in ("of_place", "weight.weight", "weight.bias")),
+            *(f"network.mlp.{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")),
+        ]
+    )
+
+
+@pytest.mark.parametrize("overrides", [[], ["order=False", "product=False"]])
+def test_parameters_of_the_shipped_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    """By the formula."""
+    monkeypatch.chdir(tmp_path)
+    experiment = load_experiment(ROOT / "config", "QIN_plus_MicroLens_50k_x1", overrides)
+    params = experiment.params
+    model = QINPlus(
+        build_feature_map(params), item_table=ItemTable({"item_id": torch.arange(1)}), **params
+    )
+    d, units, places = params["embedding_dim"], 32, params["max_len"]
+    item, row = 3 * d, 2 * d
+    gate = 3 * item * units + units + units + 1
+    parts = 3
+    if overrides:
+        parts = 2
+    else:
+        gate += places * units
+    widths = [row + parts * item, *params["hidden_units"], 1]
+    network = sum((a + 1) * b for a, b in pairwise(widths))
+    tables = (19_221 + 2_238 + 11 + 11 + 128) * d
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == tables + gate + network
+
+
+def test_one_epoch_on_the_demo_data_learns(workspace: Path) -> None:
+    settings = ["epochs=1", "batch_size=20", "learning_rate=5.e-3", "weight_average=null"]
+    experiment = load_experiment("config", "QIN_plus_default", settings)
+    experiment, _ = prepare_dataset(experiment)
+    params = experiment.params
+    features = build_feature_map(params)
+    loaders = {"dataset": experiment.dataset, "data_loader": make_loader}
+    train, valid = RankDataLoader(features, stage="train", **params, **loaders)
+    torch.manual_seed(1)
+    model = build_model(experiment, features, gpu=-1)
+    assert model.item_table.factor("item_emb_d128") is not None
+    before = model.evaluate(train)
+    model.fit(train, validation_data=valid, **params)
+    after = model.evaluate(train)
+    assert after["logloss"] < before["logloss"] - 0.02
+    assert after["AUC"] > before["AUC"] + 0.1
+
+
+def test_vectors_are_as_they_come_when_told(workspace: Path) -> None:
+    for setting, rescaled in ((None, True), ("True", True), ("False", False)):
+        settings = [] if setting is None else [f"rescale_vectors={setting}"]
+        experiment, _ = prepare_dataset(load_experiment("config", "QIN_plus_default", settings))
+        model = build_model(experiment, build_feature_map(experiment.params), gpu=-1)
+        vectors = model.item_table(None)["item_emb_d128"][1:]
+        mean = float(vectors.double().square().sum(dim=1).mean())
+        assert (abs(mean - 1) < 1e-5) == rescaled
