@@ -103,9 +103,7 @@ def compare(what: str, steps: Sequence[Callable[[], object]], rounds: int, rows:
     )
 
 
-def user_arguments(
-    model: Any, given: tuple[Any, ...], candidates: int, items: int
-) -> tuple[Any, ...]:
+def user_arguments(given: tuple[Any, ...], candidates: int, items: int) -> tuple[Any, ...]:
     """One user with so many history items, from arguments of ``rows``."""
     target, history, _, context = given
     some = {name: value[:candidates] for name, value in context.items()}
