@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,7 +87,7 @@ def draw_batch(experiment: Experiment, rows: int, items: int, history: str) -> B
     }
 
 
-def compare(what: str, steps: tuple[Callable[[], object], ...], rounds: int, rows: int) -> None:
+def compare(what: str, steps: Sequence[Callable[[], object]], rounds: int, rows: int) -> None:
     """Time of the second step relative to the first's."""
     took: list[list[float]] = [[], []]
     for _ in range(rounds):
@@ -101,6 +101,13 @@ def compare(what: str, steps: tuple[Callable[[], object], ...], rounds: int, row
         f"  {what:<34}{qin:>12,.0f}{plus:>12,.0f} rows/s   time x {median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f}), rate x {1 / median(ratios):.2f}"
     )
+
+
+def user_arguments(given: tuple[Any, ...], candidates: int, items: int) -> tuple[Any, ...]:
+    """One user with so many history items, from arguments of ``rows``."""
+    target, history, _, context = given
+    some = {name: value[:candidates] for name, value in context.items()}
+    return history[:items], target[:candidates], some
 
 
 def main() -> None:
@@ -137,16 +144,10 @@ def main() -> None:
                         steps = [lambda f=f, given=given: f.rows(*given) for f in folded]
                         compare(f"rows, {rows:,}", steps, arguments.rounds, rows)
                     if "user" in arguments.only:
-                        user = _user(models[0], given, arguments.candidates, longest)
+                        user = user_arguments(given, arguments.candidates, longest)
                         steps = [lambda f=f, user=user: f(*user) for f in folded]
                         what = f"user, {longest} items, {arguments.candidates:,} candidates"
                         compare(what, steps, arguments.rounds, arguments.candidates)
-
-
-def _user(model: Any, given: tuple[Any, ...], candidates: int, items: int) -> tuple[Any, ...]:
-    target, history, _, context = given
-    some = {name: value[:candidates] for name, value in context.items()}
-    return history[:items], target[:candidates], some
 
 
 if __name__ == "__main__":
