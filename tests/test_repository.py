@@ -24,6 +24,7 @@ TOP_LEVEL = {
     "README.md",
     "benchmarks",
     "config",
+    "dev",
     "docs",
     "model_zoo",
     "prediction.py",
