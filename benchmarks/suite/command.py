@@ -74,9 +74,9 @@ def run_suite(arguments: argparse.Namespace, suite: Suite, store: Store) -> None
     ]
     for plan in plans:
         for row in plan.rows:
-            planned = [*(plan.trials(row) if arguments.search else []), *plan.seeds(row, [0])]
-            for run in planned:
-                run.key(arguments.config)  # complains about wrong settings
+            trials = plan.trials(row) if arguments.search else []
+            for run in [*trials[:1], *trials[-1:], *plan.seeds(row, [0])]:
+                run.experiment(arguments.config)  # complains about wrong settings
     for plan in plans:
         first = plan.seeds(plan.rows[0], [0])[0]
         prepare_dataset(first.experiment(arguments.config))  # once, not by several runs at once

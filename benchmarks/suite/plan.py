@@ -82,13 +82,17 @@ class Run:
 
     def key(self, config: str) -> str:
         """What tells it from all other runs; a changed setting makes another run of it."""
-        params = {**self.experiment(config).params, "baseline": self.baseline}
-        params |= {"own": self.settings} if self.baseline else {}
-        for without_effect in ("seed", "model_root", "verbose"):
-            del params[without_effect]
+        params = [_params(config, self.expid), list(self.settings), self.baseline]
         text = json.dumps(params, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.suite}/{self.dataset}/{self.name}/{self.phase}/{self.seed}/{digest}"
+
+
+@functools.cache
+def _params(config: str, expid: str) -> dict[str, Any]:
+    """The settings of an experiment that make a difference; to read them takes time."""
+    params = load_experiment(config, expid).params
+    return {k: v for k, v in params.items() if k not in ("seed", "model_root", "verbose")}
 
 
 def load_suites(path: Path = SUITES) -> dict[str, Suite]:
