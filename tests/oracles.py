@@ -24,6 +24,32 @@ def target_attention(attention: nn.Module, target: Tensor, history: Tensor, mask
     return pooled @ attention.W_o.weight.T + target
 
 
+def attention_variant(
+    attention: nn.Module, target: Tensor, history: Tensor, mask: Tensor
+) -> Tensor:
+    """QINAblation's attention, row by row: target (B, D), history (B, L, D), mask (B, L)."""
+    rows = []
+    for t, slots, real in zip(target, history, mask, strict=True):
+        items, o = slots[real], torch.zeros_like(t)
+        if attention.kind == "mean":
+            o = items.mean(dim=0) if len(items) else o
+        elif attention.kind != "none":
+            q = attention.W_q.weight @ t
+            scores = [(attention.W_k.weight @ h) @ q / math.sqrt(len(q)) for h in items]
+            values = [attention.W_v.weight @ h for h in items]
+            total = sum((score.exp() for score in scores), torch.zeros(()))
+            weight = {
+                "asta": lambda s: s.clamp(min=0),
+                "relu2": lambda s: s.clamp(min=0) ** 2,
+                "silu": lambda s: s / (1 + torch.exp(-s)),
+                "softmax": lambda s, total=total: s.exp() / total,
+            }[attention.kind]
+            for score, value in zip(scores, values, strict=True):
+                o = o + attention.W_o.weight @ (weight(score) * value)
+        rows.append(o + t if attention.residual else o)
+    return torch.stack(rows)
+
+
 def quadratic_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """z = Σ_r x ⊙ (W_r x + b_r), row by row; without dropout."""
     z = torch.zeros_like(x)
@@ -46,6 +72,22 @@ def quadratic_network(network: nn.Module, x: Tensor) -> Tensor:
             z = (z - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps)
             z = z * norm.weight + norm.bias
         x = torch.where(z > 0, z, activation.weight * z) + x
+    return x @ network.output.weight.T + network.output.bias
+
+
+def quadratic_network_variant(network: nn.Module, x: Tensor) -> Tensor:
+    """QINAblation's quadratic network in evaluation mode."""
+    for i, (layer, activation) in enumerate(zip(network.layers, network.activations, strict=True)):
+        before, after = network.norms_before[i], network.norms[i]
+        y = x
+        if isinstance(before, nn.LayerNorm):
+            y = torch.stack([layer_norm(before, row) for row in x])
+        z = quadratic_layer(layer, y)
+        if isinstance(after, nn.BatchNorm1d):
+            z = (z - after.running_mean) / torch.sqrt(after.running_var + after.eps)
+            z = z * after.weight + after.bias
+        slope = activation.weight if isinstance(activation, nn.PReLU) else 0.0
+        x = torch.where(z > 0, z, slope * z) + x
     return x @ network.output.weight.T + network.output.bias
 
 
@@ -178,12 +220,15 @@ def target_aware_transformer(
 
 
 def perceptron(mlp: nn.Module, x: Tensor) -> Tensor:
-    """Linear maps with ReLU between them, without dropout and normalisation."""
+    """Linear maps with ReLU between them, in evaluation mode."""
     for module in mlp.mlp:
         if isinstance(module, nn.Linear):
             x = x @ module.weight.T + module.bias
         elif isinstance(module, nn.ReLU):
             x = torch.where(x > 0, x, torch.zeros_like(x))
+        elif isinstance(module, nn.BatchNorm1d):
+            x = (x - module.running_mean) / torch.sqrt(module.running_var + module.eps)
+            x = x * module.weight + module.bias
         else:
             assert isinstance(module, nn.Dropout)
     return x

@@ -20,6 +20,13 @@ from tests.serving.made import FEATURES
 MODELS: dict[str, dict[str, Any]] = {
     "QIN": {"num_layers": 2, "num_row": 3},
     "QIN+": {"gate_units": 3, "hidden_units": [8]},
+    "QINAblation": {
+        "attention": "softmax",
+        "activation": "relu",
+        "qnn_norm": "before",
+        "num_layers": 2,
+        "num_row": 3,
+    },
     "TransformerDCN": {
         "transformer_dropout": 0.0,
         "num_last": 3,
