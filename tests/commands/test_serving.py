@@ -246,4 +246,4 @@ def test_the_installed_command_works_in_any_folder(tmp_path: Path) -> None:
     if "No module named 'model_zoo.core'" in done.stderr:
         pytest.skip("the project is not installed in this environment")
     assert done.returncode == 2, done.stderr
-    assert "model 'QNI' is not registered (did you mean 'QIN' or 'QIN+'?)" in done.stderr
+    assert "model 'QNI' is not registered (did you mean 'QIN'?)" in done.stderr
