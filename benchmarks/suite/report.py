@@ -131,8 +131,9 @@ def _made_with(lines: Sequence[Line]) -> str:
     period = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "nothing has run yet"
     return (
         "Metrics on valid at the best epoch, mean ± standard deviation over the seeds; differences "
-        "of AUC are paired by seed, ± their standard error. gAUC weighs each user by rows, avgAUC "
-        "each alike. rows/s: train rows times epochs over seconds of training, evaluations "
+        "of AUC are paired by seed, ± their standard error over seeds, without that of valid's "
+        "rows. gAUC weighs each user by rows, avgAUC each alike. rows/s: train rows "
+        "times epochs over seconds of training, evaluations "
         f"included. {period}; Python {all_of('python')}, torch {all_of('torch')}, FuxiCTR "
         f"{all_of('fuxictr')}; {all_of('cpu')}."
     )
