@@ -6,7 +6,9 @@ after the other where that is clearer), in whatever dtype the inputs have.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -311,3 +313,35 @@ def group_auc(y_true: np.ndarray, y_pred: np.ndarray, groups: np.ndarray) -> flo
             total += wins / (len(positive) * len(negative)) * mine.sum()
             rows += mine.sum()
     return total / rows
+
+
+def reciprocal_rank(labels: list[int]) -> float:
+    """Mean of 1/rank over the clicks of one ranked group; 0 without a click."""
+    ranks = [rank for rank, label in enumerate(labels, 1) if label]
+    return sum(1 / rank for rank in ranks) / len(ranks) if ranks else 0.0
+
+
+def ndcg(labels: list[int], k: int) -> float:
+    """Discounted gain of one ranked group's first k rows, over that of its best order."""
+
+    def dcg(ranked: list[int]) -> float:
+        return sum(label / math.log2(rank + 1) for rank, label in enumerate(ranked[:k], 1))
+
+    best = dcg(sorted(labels, reverse=True))
+    return dcg(labels) / best if best else 0.0
+
+
+def mean_over_ties(
+    metric: Callable[[list[int]], float], y_true: np.ndarray, y_pred: np.ndarray, groups: np.ndarray
+) -> float:
+    """Mean over groups of a ranked group's metric, over every order of its rows that ranks them."""
+    means = []
+    for group in np.unique(groups):
+        rows = list(zip(y_pred[groups == group], y_true[groups == group], strict=True))
+        values = [
+            metric([int(label) for _, label in order])
+            for order in itertools.permutations(rows)
+            if all(one[0] >= other[0] for one, other in itertools.pairwise(order))
+        ]
+        means.append(sum(values) / len(values))
+    return sum(means) / len(means)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import re
@@ -47,7 +48,7 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
         script: The ``run_expid.py`` to run.
 
     Returns:
-        The trials, best first by the monitor, failed ones last.
+        The trials, as :func:`rank_trials` orders them.
 
     Raises:
         InputError: If the tuner file or any of its trials is misconfigured; nothing is run.
@@ -73,9 +74,29 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
         for expid, experiment, outcome in zip(expids, experiments, outcomes, strict=True)
     ]
     run = experiments[0].run
-    sign = 1 if run.monitor_mode == "min" else -1
-    score = Monitor(run.monitor).get_value
-    return sorted(trials, key=lambda trial: (bool(trial.error), sign * score(trial.metrics)))
+    return rank_trials(trials, run.monitor, run.monitor_mode)
+
+
+def rank_trials(
+    trials: Sequence[Trial], monitor: str | Mapping[str, float], mode: str
+) -> list[Trial]:
+    """Trials from best to worst, then those whose monitor is NaN, then the failed ones.
+
+    Args:
+        trials: In any order.
+        monitor: A metric, or the weights of several.
+        mode: ``max`` or ``min``.
+    """
+    sign = 1 if mode == "min" else -1
+    score = Monitor(monitor).get_value
+
+    def place(trial: Trial) -> tuple[bool, bool, float]:
+        value = sign * score(trial.metrics)
+        undefined = math.isnan(value)
+        # NaN is neither below nor above a number: a sort must not see it.
+        return bool(trial.error), undefined, 0.0 if undefined else value
+
+    return sorted(trials, key=place)
 
 
 def report(trials: Sequence[Trial]) -> str:

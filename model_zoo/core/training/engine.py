@@ -6,11 +6,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import polars as pl
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
@@ -21,9 +18,9 @@ from tqdm import tqdm
 from model_zoo.core.data.loader import BATCH_ROWS
 from model_zoo.core.files import write_aside
 from model_zoo.core.training.averaging import WeightAverage
+from model_zoo.core.training.evaluation import EvaluatedModel
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
-from model_zoo.core.training.metrics import evaluate_metrics
 from model_zoo.core.training.optimizer import (
     L2Penalty,
     LazyAdam,
@@ -34,23 +31,19 @@ from model_zoo.core.training.optimizer import (
 from model_zoo.core.training.processes import (
     ParallelForward,
     from_main,
-    gather_rows,
     is_main,
-    mean_over_processes,
     world_size,
 )
-from model_zoo.core.training.resume import ResumableModel
 from model_zoo.core.training.settings import require_in_range
 from model_zoo.core.training.watch import (
     DeferredLoss,
     epoch_bar,
     require_finite,
-    require_finite_predictions,
 )
 from model_zoo.core.training.weights import load_checkpoint
 
 
-class TrainableModel(ResumableModel):
+class TrainableModel(EvaluatedModel):
     """FuxiCTR's ``fit`` stays the driver; its hooks are given what the loop lacks.
 
     Args:
@@ -66,7 +59,7 @@ class TrainableModel(ResumableModel):
         weight_average: Decay β of an exponential moving average of the weights, which is
             evaluated and saved in their place; ``None`` keeps none.
         tensorboard: Write every evaluation for TensorBoard too.
-        **kwargs: Those of :class:`ResumableModel`, and FuxiCTR's own arguments.
+        **kwargs: Those of :class:`EvaluatedModel`: ``checkpoint_minutes`` and FuxiCTR's own.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -115,16 +108,6 @@ class TrainableModel(ResumableModel):
         """The context of the forward pass."""
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the next step."""
-        rate: float = self.optimizer.param_groups[0]["lr"]
-        return rate
-
-    @property
-    def history_path(self) -> Path:
-        return Path(self.checkpoint).with_suffix(".history.csv")
 
     # --- FuxiCTR's hooks
 
@@ -234,11 +217,6 @@ class TrainableModel(ResumableModel):
         rate: float = super().lr_decay(self.factor if factor is None else factor, min_lr)
         return rate
 
-    def _mean_loss(self) -> float:
-        """Mean training loss since the last evaluation, over all processes."""
-        total = torch.as_tensor(self._loss_sum, device=self.device)
-        return float(mean_over_processes(total)) / max(self._loss_count, 1)
-
     def eval_step(self) -> None:
         """FuxiCTR's evaluation and checkpoint, of the averaged weights where there are any."""
         with nullcontext() if self._average is None else self._average.in_place():
@@ -246,45 +224,6 @@ class TrainableModel(ResumableModel):
         self._save_due = True
         if self._rows_in_step == 0:
             self._save(self._first_batch + self._batch_index + 1, self._total_steps)
-
-    def evaluate(self, data_generator: Any, metrics: list[str] | None = None) -> dict[str, float]:
-        """FuxiCTR's evaluation, of all the experiment's metrics each time."""
-        wanted = list(dict.fromkeys([*(metrics or []), *self.validation_metrics]))
-        from_main(self)  # batch statistics may differ between processes
-        self._verbose = int(self._shows_progress)
-        result: dict[str, float] = super().evaluate(data_generator, metrics=wanted)
-        return result
-
-    def checkpoint_and_earlystop(self, logs: dict[str, float], min_delta: float = 1e-6) -> None:
-        """FuxiCTR's decision, after noting the evaluation in ``<expid>.history.csv``."""
-        self.evaluations.append(
-            {
-                "epoch": self._total_steps / self._steps_per_epoch,
-                "train_loss": self._mean_loss(),
-                "learning_rate": self.learning_rate,
-                **logs,
-            }
-        )
-        self._loss_sum, self._loss_count = 0.0, 0
-        if is_main():
-            with write_aside(self.history_path) as partial:
-                pl.DataFrame(self.evaluations).write_csv(partial)
-            for name, value in self.evaluations[-1].items():
-                if self._tensorboard is not None:
-                    self._tensorboard.add_scalar(name, value, self._total_steps)
-        super().checkpoint_and_earlystop(logs, min_delta)
-
-    def evaluate_metrics(
-        self,
-        y_true: np.ndarray,
-        y_pred: np.ndarray,
-        metrics: list[str],
-        group_id: np.ndarray | None = None,
-    ) -> dict[str, float]:
-        """FuxiCTR's metrics over the rows of all processes, refusing a model that diverged."""
-        y_true, y_pred, group_id = map(gather_rows, (y_true, y_pred, group_id))
-        require_finite_predictions(self.model_id, y_pred, self.learning_rate)
-        return evaluate_metrics(y_true, y_pred, metrics, group_id)
 
     def save_weights(self, checkpoint: str) -> None:
         """Write the weights; the file appears only when it is complete."""
