@@ -14,7 +14,8 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
-from model_zoo.core.commands.config import Experiment, load_dataset, load_experiment, read_yaml
+from model_zoo.core.commands.config import Experiment, load_dataset, load_experiment
+from model_zoo.core.commands.yaml_files import read_yaml
 from model_zoo.core.data.spec import DatasetSpec, Spec
 from model_zoo.core.errors import InputError
 

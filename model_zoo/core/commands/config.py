@@ -6,16 +6,19 @@ import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import torch
-import yaml
-from fuxictr.utils import load_dataset_config, load_model_config
 
 from model_zoo import get_model
+from model_zoo.core.commands.yaml_files import (
+    parse_overrides,
+    read_dataset,
+    read_experiment,
+    suggestion,
+)
 from model_zoo.core.data.spec import DatasetSpec, Pooling, Spec, one_entry_per_column
 from model_zoo.core.errors import InputError
 from model_zoo.core.training.engine import TrainableModel
@@ -93,26 +96,21 @@ def load_experiment(
 
     Args:
         config_dir: Folder with ``model_config.yaml`` and ``dataset_config.yaml``, or folders
-            ``model_config/`` and ``dataset_config/`` of such files.
+            ``model_config/`` and ``dataset_config/`` of such files, or both; also ``.yml``.
         expid: Experiment id.
         overrides: ``key=value`` strings; the value is read as YAML.
 
     Raises:
         InputError: With every mistake found.
     """
-    experiments = _sections(config_dir, "model_config")
-    datasets = _sections(config_dir, "dataset_config")
-    _require(expid, experiments, "experiment", config_dir)
-    # FuxiCTR merges ``Base`` and the experiment; the files have passed safe_load above.
-    model_params = load_model_config(str(config_dir), expid)
+    model_params = read_experiment(config_dir, expid)
     dataset_keys = set(DatasetSpec.model_fields) - {"dataset_id"}
     changes = parse_overrides(overrides)
     model_params |= {key: value for key, value in changes.items() if key not in dataset_keys}
-    if "dataset_id" not in model_params:
+    if model_params.get("dataset_id") is None:
         raise InputError(f"experiment '{expid}' names no dataset_id")
     dataset_id = model_params["dataset_id"]
-    _require(dataset_id, datasets, "data set", config_dir)
-    dataset_params = load_dataset_config(str(config_dir), dataset_id)
+    dataset_params = read_dataset(config_dir, dataset_id)
     dataset_params |= {key: value for key, value in changes.items() if key in dataset_keys}
 
     known = {*RunSpec.model_fields, *dataset_keys}
@@ -141,8 +139,7 @@ def load_dataset(
     Raises:
         InputError: With every mistake found.
     """
-    _require(dataset_id, _sections(config_dir, "dataset_config"), "data set", config_dir)
-    values = load_dataset_config(str(config_dir), dataset_id) | parse_overrides(overrides)
+    values = read_dataset(config_dir, dataset_id) | parse_overrides(overrides)
     problems: list[str] = []
     known = set(DatasetSpec.model_fields)
     dataset = _validate(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
@@ -178,67 +175,6 @@ def constructor_arguments(model_class: type) -> dict[str, Any]:
 
 def _default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is parameter.empty else parameter.default
-
-
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``["epochs=3", "batch_norm=False"]`` -> ``{"epochs": 3, "batch_norm": False}``."""
-    changes = {}
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator or not key:
-            raise InputError(f"--set {override}: expected key=value")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {override}: the value is not YAML") from None
-    return changes
-
-
-def suggestion(name: str, known: Sequence[str] | set[str]) -> str:
-    nearest = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping.
-
-    Raises:
-        InputError: If it is missing, is no YAML (with line and column), or is no mapping.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping at the top level")
-    return content
-
-
-def _sections(config_dir: str | Path, kind: str) -> dict[str, Any]:
-    """Entries of all YAML files of a kind, which must be mappings."""
-    folder = Path(config_dir)
-    single = folder / f"{kind}.yaml"
-    files = [single] if single.is_file() else sorted(folder.glob(f"{kind}/*.yaml"))
-    if not files:
-        raise InputError(f"{config_dir}: no {kind}.yaml and no folder {kind}/ of YAML files")
-    sections: dict[str, Any] = {}
-    for file in files:
-        for name, section in read_yaml(file).items():
-            if not isinstance(section, dict):
-                raise InputError(f"{file}: {name}: expected a mapping, found {section!r}")
-            sections[str(name)] = section
-    return sections
-
-
-def _require(name: str, sections: Mapping[str, Any], what: str, config_dir: str | Path) -> None:
-    known = sorted(set(sections) - {"Base"})
-    if name not in known:
-        raise InputError(
-            f"{what} '{name}' is not in {config_dir}{suggestion(str(name), known)}; "
-            f"known: {', '.join(known)}"
-        )
 
 
 def _validate(

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import queue
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuxictr.autotuner import enumerate_params, load_experiment_ids
-from fuxictr.utils import Monitor, load_dataset_config, load_model_config, print_to_list
+import yaml
+from fuxictr.autotuner import enumerate_params
+from fuxictr.utils import Monitor, print_to_list
 from tqdm import tqdm
 
-from model_zoo.core.commands.config import load_experiment, read_yaml, suggestion
+from model_zoo.core.commands.config import load_experiment
 from model_zoo.core.commands.experiment import prepare_dataset
+from model_zoo.core.commands.yaml_files import (
+    SUFFIXES,
+    read_dataset,
+    read_experiment,
+    read_yaml,
+    suggestion,
+)
 from model_zoo.core.errors import InputError
 
 TUNER_KEYS = {"base_config", "base_expid", "dataset_id", "tuner_space"}
@@ -54,9 +65,8 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
         InputError: If the tuner file or any of its trials is misconfigured; nothing is run.
     """
     varied = _varied_keys(config_file)
-    with contextlib.redirect_stdout(None):  # it announces that it is done
-        config_dir = enumerate_params(config_file)
-    expids = load_experiment_ids(config_dir)
+    config_dir = _enumerate(config_file)
+    expids = sorted(read_yaml(Path(config_dir, "model_config.yaml")))
     experiments = [load_experiment(config_dir, expid) for expid in expids]
     for experiment in experiments:
         prepare_dataset(experiment)  # here, rather than by several trials at once
@@ -120,8 +130,38 @@ def read_results(path: Path) -> dict[str, dict[str, float]]:
     return results
 
 
+def _enumerate(config_file: str) -> str:
+    """Write every combination into the folder named like the tuner file; the folder.
+
+    FuxiCTR gets a file with the settings in it, in ASCII: by itself it would look them up by
+    pattern, in the locale's encoding, without a check of what is written twice.
+    """
+    tuner = read_yaml(config_file)
+    expid = tuner["base_expid"]
+    model = read_experiment(_base_config(tuner, config_file), expid)
+    dataset_id = tuner.get("dataset_id", model["dataset_id"])
+    dataset = read_dataset(_base_config(tuner, config_file), dataset_id)
+    tuner |= {"model_config": {expid: model}, "dataset_config": {dataset_id: dataset}}
+    folder = Path(config_file).with_suffix("")
+    with tempfile.TemporaryDirectory() as scratch:
+        resolved = Path(scratch, "tuner.yaml")
+        resolved.write_text(yaml.safe_dump(tuner, sort_keys=False), encoding="ascii")
+        with contextlib.redirect_stdout(None):  # it announces that it is done
+            enumerated = Path(enumerate_params(str(resolved)))
+        folder.mkdir(exist_ok=True)
+        for file in enumerated.iterdir():
+            shutil.copyfile(file, folder / file.name)
+    return str(folder)
+
+
+def _base_config(tuner: Mapping[str, Any], config_file: str) -> str:
+    return str(tuner.get("base_config", os.path.dirname(config_file) or "."))
+
+
 def _varied_keys(config_file: str) -> list[str]:
     """Keys of ``tuner_space`` with several values, after checking the tuner file."""
+    if Path(config_file).suffix not in SUFFIXES:
+        raise InputError(f"{config_file}: expected a name that ends with {' or '.join(SUFFIXES)}")
     tuner = read_yaml(config_file)
     problems = [
         f"{config_file}: {key}: unknown key{suggestion(key, TUNER_KEYS)}"
@@ -138,12 +178,13 @@ def _varied_keys(config_file: str) -> list[str]:
     space = tuner["tuner_space"]
     if not isinstance(space, dict) or not space:
         raise InputError(f"{config_file}: tuner_space: expected a mapping of keys to lists")
-    base_dir = tuner.get("base_config", os.path.dirname(config_file) or ".")
-    overrides = [f"dataset_id={tuner['dataset_id']}"] if "dataset_id" in tuner else []
+    base_dir = _base_config(tuner, config_file)
+    # As JSON, which is YAML: a name may look like a list.
+    overrides = [f"dataset_id={json.dumps(tuner['dataset_id'])}"] if "dataset_id" in tuner else []
     dataset_id = load_experiment(base_dir, tuner["base_expid"], overrides).dataset.dataset_id
     # FuxiCTR can vary only what the YAML files mention.
-    known = {*load_model_config(base_dir, tuner["base_expid"])}
-    known |= {*load_dataset_config(base_dir, dataset_id)}
+    known = {*read_experiment(base_dir, tuner["base_expid"])}
+    known |= {*read_dataset(base_dir, dataset_id)}
     problems = [
         f"{config_file}: tuner_space: {key} is not set in {tuner['base_expid']} or "
         f"{dataset_id}{suggestion(key, known)}"
