@@ -22,6 +22,7 @@ from model_zoo.core.commands.config import load_experiment, read_yaml, suggestio
 from model_zoo.core.commands.experiment import prepare_dataset
 from model_zoo.core.errors import InputError
 
+MARKER = ".made_by_tuner"  # in the folder of the trials' settings: its tuner file's name
 TUNER_KEYS = {"base_config", "base_expid", "dataset_id", "tuner_space"}
 
 
@@ -50,9 +51,11 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
         The trials, best first by the monitor, failed ones last.
 
     Raises:
-        InputError: If the tuner file or any of its trials is misconfigured; nothing is run.
+        InputError: If the tuner file or any of its trials is misconfigured, or a folder of that
+            name is not the tuner's; nothing is run.
     """
     varied = _varied_keys(config_file)
+    _claim_folder(config_file)
     with contextlib.redirect_stdout(None):  # it announces that it is done
         config_dir = enumerate_params(config_file)
     expids = load_experiment_ids(config_dir)
@@ -135,6 +138,24 @@ def _varied_keys(config_file: str) -> list[str]:
     if problems:
         raise InputError(problems)
     return [key for key, values in space.items() if isinstance(values, list) and len(values) > 1]
+
+
+def _claim_folder(config_file: str) -> None:
+    """Make the folder that FuxiCTR will write the trials' settings into, or know it again."""
+    folder = Path(config_file.replace(".yaml", ""))  # FuxiCTR's rule
+    marker, name = folder / MARKER, Path(config_file).name
+    if marker.is_file() and marker.read_text(encoding="utf-8") == name:
+        return
+    try:
+        folder.mkdir()
+        marker.write_text(name, encoding="utf-8")
+    except FileExistsError:
+        raise InputError(
+            f"{config_file}: the trials' settings go into {folder}, which is there and was not "
+            "made by this tuner file; rename the file, or move what is there"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _run_all(
