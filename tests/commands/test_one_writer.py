@@ -21,9 +21,9 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.locks import held
 from tests.conftest import ROOT
 
-ARGUMENTS = ["--config", "config", "--expid", "QIN_plus_test"]
+ARGUMENTS = ["--config", "config", "--expid", "QIN_test"]
 FOLDER = Path("checkpoints/MicroLens_demo")
-LOCK = FOLDER / "QIN_plus_test.lock"
+LOCK = FOLDER / "QIN_test.lock"
 HOLD = """
 import sys, time
 from model_zoo.core.locks import held
@@ -70,7 +70,7 @@ def test_a_second_writer_is_refused_and_readers_are_not(
         ):
             assert writer() == 2
             error = capsys.readouterr().err
-            assert error.startswith("error: experiment 'QIN_plus_test' in checkpoints/")
+            assert error.startswith("error: experiment 'QIN_test' in checkpoints/")
             assert f"process {process.pid} on" in error
             assert contents(workspace) == before
         assert prediction.main(ARGUMENTS) == 0
