@@ -17,7 +17,7 @@ import run_expid
 import run_param_tuner
 from model_zoo.core.commands.experiment import run_experiment
 from model_zoo.core.commands.submission import write_zip
-from model_zoo.core.commands.tuning import read_results
+from model_zoo.core.commands.tuning import MARKER, read_results
 from model_zoo.core.errors import InputError
 from tests.conftest import ROOT, edit_yaml
 
@@ -114,7 +114,8 @@ def test_grid_search(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert ranked == sorted(results, key=lambda expid: -results[expid]["AUC"])
     assert "learning_rate=0.01, num_row=2" in "\n".join(table)
     folder = workspace / "config" / "QIN_tuner_config"
-    assert {p.name for p in folder.iterdir()} == {"dataset_config.yaml", "model_config.yaml"}
+    written = {"dataset_config.yaml", "model_config.yaml", MARKER}
+    assert {p.name for p in folder.iterdir()} == written
 
 
 def test_a_failed_trial_is_ranked_last_and_reported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
+from model_zoo.core.commands.places import writing_experiment
 from model_zoo.core.serving.export import SUFFIX, export_folded
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
 
@@ -60,15 +62,17 @@ def write_folded(
         **settings: As :func:`fold_experiment`.
 
     Raises:
-        InputError: If a setting, a file or the checkpoint is wrong.
+        InputError: If a setting, a file or the checkpoint is wrong, or another process is
+            writing this experiment.
     """
-    encoded, file = fold_experiment(config_dir, expid, overrides, **settings)
-    path = folded_path(encoded)
-    if path.exists():
-        before = load_folded(path)
-        if before.checkpoint == file.checkpoint:
-            file.calibration = before.calibration
-    save_folded(path, file)
+    with _writing(config_dir, expid, overrides):
+        encoded, file = fold_experiment(config_dir, expid, overrides, **settings)
+        path = folded_path(encoded)
+        if path.exists():
+            before = load_folded(path)
+            if before.checkpoint == file.checkpoint:
+                file.calibration = before.calibration
+        save_folded(path, file)
     return path
 
 
@@ -89,8 +93,20 @@ def export_experiment(
 
     Raises:
         InputError: If a setting, a file or the checkpoint is wrong, something is missing that
-            the format needs, or the program differs from the model.
+            the format needs, the program differs from the model, or another process is writing
+            this experiment.
     """
-    encoded, file = fold_experiment(config_dir, expid, overrides, **settings)
-    path = folded_path(encoded).with_suffix(SUFFIX[kind])
-    return path, export_folded(file.folded, path, kind)
+    with _writing(config_dir, expid, overrides):
+        encoded, file = fold_experiment(config_dir, expid, overrides, **settings)
+        path = folded_path(encoded).with_suffix(SUFFIX[kind])
+        return path, export_folded(file.folded, path, kind)
+
+
+def _writing(
+    config_dir: str, expid: str, overrides: Sequence[str]
+) -> contextlib.AbstractContextManager[None]:
+    """The experiment's lock, where its folder is; without one there is no checkpoint either."""
+    experiment = load_experiment(config_dir, expid, overrides)
+    if not folded_path(experiment).parent.is_dir():
+        return contextlib.nullcontext()
+    return writing_experiment(experiment)

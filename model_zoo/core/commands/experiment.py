@@ -26,6 +26,7 @@ from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
+from model_zoo.core.commands.places import require_writable, writing_experiment
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.data.encode import encode_dataset
 from model_zoo.core.data.item_table import load_item_table
@@ -70,13 +71,14 @@ def run_experiment(
 
     Raises:
         InputError: If a setting, a file or a value in a file is wrong, the training
-            diverges, or the state to resume from is unreadable or of other settings.
+            diverges, the state to resume from is unreadable or of other settings, or another
+            process is writing this experiment.
         Interrupted: If a signal ended the training; its state is saved.
     """
     experiment = load_experiment(config_dir, expid, overrides)
     if calibrate is not None:
         require_folding(experiment, "--calibrate")
-    with joined(gpu) as device:
+    with joined(gpu) as device, writing_experiment(experiment):
         return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
 
 
@@ -92,7 +94,6 @@ def _run(
     expid = experiment.run.model_id
     folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
     if is_main():
-        require_writable(folder)
         prepare_dataset(experiment)  # the others then find it ready
     wait_for_all()
     configured = experiment.dataset
@@ -155,20 +156,6 @@ def start_log(params: Mapping[str, Any], *, keep: bool) -> None:
         # FuxiCTR's handler still writes at the beginning; let it write at the end.
         handler = next(h for h in logging.root.handlers if isinstance(h, logging.FileHandler))
         handler.stream.seek(0, os.SEEK_END)
-
-
-def require_writable(folder: Path) -> None:
-    """Fail before the work rather than after it.
-
-    Raises:
-        InputError: If a file cannot be created in the folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
 
 
 def prepare_dataset(

@@ -25,9 +25,9 @@ from model_zoo.core.commands.experiment import (
     build_model,
     prepare_dataset,
     report_device,
-    require_writable,
 )
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
+from model_zoo.core.commands.places import experiment_inputs, require_writable
 from model_zoo.core.commands.scoring import (
     ScoreBatch,
     Scored,
@@ -42,7 +42,7 @@ from model_zoo.core.data.encode import encode_file
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import require_apart, through_link, write_aside
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded
 
@@ -86,6 +86,7 @@ def write_submission(
     if raw.dataset.test_data is None:
         raise InputError(f"data set '{raw.dataset.dataset_id}' has no test_data")
     path = Path(folder) / f"{expid}.zip"
+    require_apart(experiment_inputs(config_dir, raw), {"the submission": path})
     require_writable(path.parent)
     encoded, _ = prepare_dataset(raw, splits=("test",))
     feature_map = build_feature_map(encoded.params)
@@ -137,8 +138,11 @@ def score_file(
     ]
     if problems:
         raise InputError(problems)
-    require_writable(target.parent)
     raw = load_experiment(config_dir, expid, overrides)
+    require_apart({"--input": source, **experiment_inputs(config_dir, raw)}, {"--output": target})
+    if target.is_dir():
+        raise InputError(f"--output {target} is a folder; expected the name of a file")
+    require_writable(through_link(target).parent)
     for asked, option in ((calibrated, "--calibrated"), (explain, "--explain")):
         if asked:
             require_folding(raw, option)

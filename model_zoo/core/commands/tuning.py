@@ -34,6 +34,7 @@ from model_zoo.core.commands.yaml_files import (
 )
 from model_zoo.core.errors import InputError
 
+MARKER = ".made_by_tuner"  # in the folder of the trials' settings: its tuner file's name
 TUNER_KEYS = {"base_config", "base_expid", "dataset_id", "tuner_space"}
 
 
@@ -62,9 +63,11 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
         The trials, as :func:`rank_trials` orders them.
 
     Raises:
-        InputError: If the tuner file or any of its trials is misconfigured; nothing is run.
+        InputError: If the tuner file or any of its trials is misconfigured, or a folder of that
+            name is not the tuner's; nothing is run.
     """
     varied = _varied_keys(config_file)
+    _claim_folder(config_file)
     config_dir = _enumerate(config_file)
     expids = sorted(read_yaml(Path(config_dir, "model_config.yaml")))
     experiments = [load_experiment(config_dir, expid) for expid in expids]
@@ -197,6 +200,24 @@ def _varied_keys(config_file: str) -> list[str]:
     if problems:
         raise InputError(problems)
     return [key for key, values in space.items() if isinstance(values, list) and len(values) > 1]
+
+
+def _claim_folder(config_file: str) -> None:
+    """Make the folder that FuxiCTR will write the trials' settings into, or know it again."""
+    folder = Path(config_file.replace(".yaml", ""))  # FuxiCTR's rule
+    marker, name = folder / MARKER, Path(config_file).name
+    if marker.is_file() and marker.read_text(encoding="utf-8") == name:
+        return
+    try:
+        folder.mkdir()
+        marker.write_text(name, encoding="utf-8")
+    except FileExistsError:
+        raise InputError(
+            f"{config_file}: the trials' settings go into {folder}, which is there and was not "
+            "made by this tuner file; rename the file, or move what is there"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _run_all(

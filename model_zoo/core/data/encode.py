@@ -61,8 +61,9 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
         name: folder / (name if Path(source).is_dir() else f"{name}.parquet")
         for name, source in sources.items()
     }
-    for name, source in sources.items():
-        if Path(source).resolve() == targets[name].resolve():
+    places = {target.resolve() for target in targets.values()}
+    for source in sources.values():
+        if Path(source).resolve() in places:
             raise InputError(
                 f"{source}: raw data lies where the encoded goes (data_root/dataset_id); "
                 "keep it in another folder"

@@ -47,6 +47,7 @@ from tqdm import tqdm
 
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import require_apart
 from model_zoo.core.prepare.clicks import NO_METADATA, Clicks, Metadata, read_clicks, read_items
 from model_zoo.core.prepare.convert_options import (
     EXAMPLE,
@@ -54,7 +55,7 @@ from model_zoo.core.prepare.convert_options import (
     add_arguments,
     from_arguments,
 )
-from model_zoo.core.prepare.raw_set import RawSet, locked, unwritable
+from model_zoo.core.prepare.raw_set import FILES, RawSet, locked, unwritable
 from model_zoo.core.prepare.rows import (
     TRAIN,
     Events,
@@ -90,12 +91,17 @@ def convert_log(options: ConvertOptions, *, progress: bool = True) -> dict[str, 
         The counts of convert.json.
 
     Raises:
-        InputError: Wrong options or input, with every problem found in each file; a folder
+        InputError: Wrong options or input, with every problem found in each file; an output
+            that is an input; a folder
             that another conversion is writing; a file that cannot be written, and why.
     """
     options.check()
     quiet = not (progress and sys.stdout.isatty())
     out = Path(options.out)
+    require_apart(
+        {"--interactions": options.interactions, "--items": options.items},
+        {"--out": out, **{f"--out: {name}": out / name for name in FILES}},
+    )
     try:
         with locked(out), tqdm(total=7, unit="stage", disable=quiet) as bar:
             bar.set_description("reading")

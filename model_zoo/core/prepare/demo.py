@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import through_link, write_aside
 
 # Vocabulary sizes, for a dataset YAML. Id 0 of items and tags is padding and is counted.
 NUM_ITEMS = 2_000
@@ -146,7 +146,7 @@ def generate_demo(
                     writers[name].write_table(pa.table(chosen, schema=_SCHEMAS[name]))
                 bar.update(size)
         # An earlier set must not look complete while its files are being replaced.
-        (target / "train.parquet").unlink(missing_ok=True)
+        through_link(target / "train.parquet").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import require_apart, write_aside
 from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
@@ -123,6 +123,13 @@ def embed(
     column = column or (saved.column if saved else f"item_emb_d{dim}")
     if memory_limit <= 0:
         raise InputError(f"--memory-limit is {memory_limit}; expected MiB above 0")
+    # Also where a saved map is applied: the file beside is the one that made the column.
+    place = Path(item_info)
+    beside = place.with_name(f"{place.stem}.{column}.projection.npz")
+    inputs = {f"--vectors {k}:": path for k, path in enumerate(vectors, 1)}
+    inputs |= {f"--ids-file {k}:": path for k, path in enumerate(ids_files, 1)}
+    require_apart(inputs, {"--item-info": item_info, "the map": beside})
+    require_apart({"--projection": projection}, {"--item-info": item_info})
     items = read_items(item_info, item_id)
     check_new_columns(items, item_id, [column], replace)
     sources = open_all(items, vectors, item_id, ids_keys, vectors_keys, ids_files, row_order)
@@ -163,8 +170,6 @@ def embed(
             part = matrix[block]
             result[block] = part @ made.components.T if len(made.components) else part
 
-        # Also where a saved map was applied: the file beside is the one that made the column.
-        beside = items.path.with_name(f"{items.path.stem}.{column}.projection.npz")
         with writing(beside):
             made.save(stack.enter_context(write_aside(beside)))
         write_items(items, {column: lists_of(result)}, command="qin-data embed")

@@ -19,6 +19,7 @@ from urllib.parse import urljoin
 from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import through_link
 from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.manifest import difference, file_entry, read_manifest, write_manifest
 
@@ -113,13 +114,13 @@ def fetch(
     entries = read_manifest(folder)
     downloaded = []
     for name in names:
-        source, path = sources[name], folder / name
+        source, path = sources[name], through_link(folder / name)
         if path.is_file() and not (force and _is_stale(path, entries.get(name))):
             entries[name] = _accept(path, source.sha256, entries.get(name))
         else:
             url = urljoin(address, source.address)
             quiet = not (progress and sys.stdout.isatty())
-            aside = path.with_name(f".{name}.partial-download")
+            aside = path.with_name(f".{path.name}.partial-download")
             downloader = ResumingDownloader(aside, timeout=timeout, retries=retries, quiet=quiet)
             with writing(path):
                 _download(path, url, source.sha256, downloader)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import require_apart
 from model_zoo.core.prepare.arrow_tables import is_number_list, list_matrix, read_table, unique_ids
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
@@ -87,6 +88,7 @@ def join(
     """
     if fill is not None and not math.isfinite(fill):
         raise InputError(f"--fill is {fill}; expected a finite number")
+    require_apart({"--metadata": metadata}, {"--item-info": item_info})
     items = read_items(item_info, item_id)
     names = [prefix + name for name in columns]
     check_new_columns(items, item_id, names, replace)

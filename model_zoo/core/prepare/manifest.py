@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import through_link, write_aside
 from model_zoo.core.prepare.file_errors import writing
 
 MANIFEST = "manifest.json"
@@ -49,14 +49,19 @@ def check_manifest(folder: str | os.PathLike[str]) -> list[str]:
 def recorded_change(path: Path, *, command: str) -> Iterator[None]:
     """Afterwards the manifest, if there is one that lists ``path``, has the file as it is then.
 
+    Where ``path`` is a link, so does the one beside the file that it points to.
+
     Raises:
         InputError: The manifest is no manifest; the block has not been entered.
     """
-    entries = read_manifest(path.parent)
+    places = {path, through_link(path)}
+    manifests = {place: read_manifest(place.parent) for place in places}
     yield
-    if path.name in entries:
-        entries[path.name] = file_entry(path, entries[path.name]["url"]) | {"changed_by": command}
-        write_manifest(path.parent, entries)
+    for place, entries in manifests.items():
+        if place.name in entries:
+            entry = file_entry(place, entries[place.name]["url"])
+            entries[place.name] = entry | {"changed_by": command}
+            write_manifest(place.parent, entries)
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

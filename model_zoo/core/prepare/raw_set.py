@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import through_link, write_aside
 from model_zoo.core.prepare.rows import Events, Ints, Rows, spans
 
 LOCK = ".convert.lock"
+FILES = (*(f"{split}.parquet" for split in SPLITS), "item_info.parquet", "convert.json", LOCK)
 
 _DICTIONARY_BYTES = 64 << 20  # beyond it a column chunk would be written as plain text
 _CHUNK = 2_000_000  # history items written at a time: some 50 MB
@@ -71,7 +72,7 @@ class RawSet:
                 except OSError as error:
                     raise InputError(unwritable(folder / name, error)) from error
             # An earlier set must not look complete while its files are being replaced.
-            (folder / "train.parquet").unlink(missing_ok=True)
+            through_link(folder / "train.parquet").unlink(missing_ok=True)
 
     def _write_rows(self, rows: Rows, labels: bool, path: Path) -> None:
         _write_tables(path, (self._table(rows, part, labels) for part in self._chunks(rows)))

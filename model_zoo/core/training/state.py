@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from model_zoo.core.errors import InputError, first_line
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import through_link, write_aside
 
 # Settings that may differ between a training and its continuation.
 FREE_TO_CHANGE = {"verbose", "epochs", "model_root", "checkpoint_minutes", "debug_mode"}
@@ -22,6 +22,7 @@ FREE_TO_CHANGE = {"verbose", "epochs", "model_root", "checkpoint_minutes", "debu
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state; the one before stays as ``<path>.previous``."""
+    path = through_link(path)
     with write_aside(path) as partial:
         torch.save(dict(state), partial)
         if path.exists():
@@ -45,6 +46,7 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None
         InputError: If no state is readable, or its settings differ: each is named.
     """
     unreadable = []
+    path = through_link(path)
     for file in (path, previous(path)):
         if not file.exists():
             continue

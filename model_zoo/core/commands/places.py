@@ -1,0 +1,80 @@
+"""Where an experiment's files are: what it reads, and what only one process at a time writes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model_zoo.core.commands.config import Experiment
+from model_zoo.core.data.encode import STATE
+from model_zoo.core.data.schema import SPLITS
+from model_zoo.core.errors import InputError
+from model_zoo.core.locks import held
+from model_zoo.core.training.processes import is_main
+
+# What training and folding leave beside the checkpoint: <expid>.<kind>.
+LEFT = (
+    *("model", "log", "png", "calibration.png", "history.csv", "state", "state.previous"),
+    *("folded", "lock"),
+)
+
+
+def require_writable(folder: Path) -> None:
+    """Fail before the work rather than after it.
+
+    Raises:
+        InputError: If a file cannot be created in the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
+
+
+@contextmanager
+def writing_experiment(experiment: Experiment) -> Iterator[None]:
+    """Keep other processes from writing beside the experiment's checkpoint; all may read.
+
+    Of several processes the main one holds the lock, ``<expid>.lock``.
+
+    Raises:
+        InputError: Another process holds it, or nothing can be written there.
+    """
+    if not is_main():
+        yield
+        return
+    folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
+    require_writable(folder)
+    expid = experiment.run.model_id
+    with held(folder / f"{expid}.lock", f"experiment '{expid}' in {folder}"):
+        yield
+
+
+def experiment_inputs(
+    config_dir: str | Path, experiment: Experiment
+) -> dict[str, str | Path | None]:
+    """What a configured experiment reads, and what its training left, by what it is."""
+    dataset, folder = experiment.dataset, Path(config_dir)
+    inputs: dict[str, str | Path | None] = {
+        "train_data": dataset.train_data,
+        "valid_data": dataset.valid_data,
+        "test_data": dataset.test_data,
+        "item_info": dataset.item_info,
+        "oracle": dataset.oracle,
+        "the result file": f"{folder.resolve().name}.csv",
+    }
+    for kind in ("model_config", "dataset_config"):
+        inputs |= {kind: folder / f"{kind}.yaml", f"the folder {kind}": folder / kind}
+    if dataset.rebuild_dataset:
+        encoded = Path(dataset.data_root) / dataset.dataset_id
+        for name in (*SPLITS, "item_info"):
+            inputs |= {f"encoded {name}": encoded / f"{name}.parquet"}
+            inputs |= {f"the folder of encoded {name}": encoded / name}
+        inputs["the vocabularies"] = encoded / STATE
+    trained = Path(experiment.run.model_root) / dataset.dataset_id
+    files = [f"{experiment.run.model_id}.{kind}" for kind in LEFT]
+    return inputs | {f"the experiment's {file}": trained / file for file in files}
