@@ -203,8 +203,8 @@ def _varied_keys(config_file: str) -> list[str]:
 
 
 def _claim_folder(config_file: str) -> None:
-    """Make the folder that FuxiCTR will write the trials' settings into, or know it again."""
-    folder = Path(config_file.replace(".yaml", ""))  # FuxiCTR's rule
+    """Make the folder that the trials' settings go into, or know it again."""
+    folder = Path(config_file).with_suffix("")
     marker, name = folder / MARKER, Path(config_file).name
     if marker.is_file() and marker.read_text(encoding="utf-8") == name:
         return
