@@ -170,11 +170,13 @@ def _plain_numbers(text: pl.Series, dtype: str) -> tuple[pl.Series, pl.Series]:
 
 def _plain_texts(text: pl.Series) -> tuple[pl.Series, pl.Series]:
     cell = pl.col("cell")
-    parts = pl.when(cell == "").then(pl.lit([], dtype=pl.List(pl.String)))
-    for separator in SEPARATORS:
+    parts = pl.concat_list(cell)
+    for separator in reversed(SEPARATORS):
         found = cell.str.contains(separator, literal=True)
-        parts = parts.when(found).then(cell.str.split(separator))
-    whole = parts.otherwise(pl.concat_list(cell)).list.eval(pl.element().str.strip_chars())
+        parts = pl.when(found).then(cell.str.split(separator)).otherwise(parts)
+    none = pl.lit([], dtype=pl.List(pl.String))
+    parts = pl.when(cell == "").then(none).otherwise(parts)
+    whole = parts.list.eval(pl.element().str.strip_chars())
     # What may be a list in brackets, or has a hole, is read or refused one by one.
     hole = pl.element().is_in(_NO_TEXT).any()
     frame = (
