@@ -208,7 +208,7 @@ def test_a_map_of_another_checkpoint_is_refused(
         (["--input", "range.parquet", "--output", "b.csv"], "'item_id', row 1: found 120"),
         (["--input", "text.csv", "--output", "b.csv"], "'item_id', row 0: found 'seven'"),
         (["--input", "lacks.csv", "--output", "b.csv"], "column 'views_level' is missing"),
-        (["--input", "hole.csv", "--output", "b.csv"], "hole.csv: column 'item_seq', row 1: found"),
+        (["--input", "hole.csv", "--output", "b.csv"], "'item_seq', row 1: found '[nan, 1.0]'"),
         (["--input", "few.csv", "--output", "b.csv"], "few.csv: row 1 (the first is 0): found 3"),
         (["--calibrated"], "QIN_test.folded: no such folded model"),
     ],

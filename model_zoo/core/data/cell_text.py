@@ -235,6 +235,8 @@ def _item(token: str, dtype: str) -> Any:
 
 
 def _unescaped(token: str) -> str:
+    if "\\" not in token:
+        return token[1:-1]
     try:
         text = json.loads(token)
     except ValueError:
