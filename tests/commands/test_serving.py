@@ -80,6 +80,25 @@ def test_any_file_is_scored(trained: Path, source: str, target: str) -> None:
         assert scores["attention"].explode().min() == 0
 
 
+def test_however_a_list_is_written_the_score_is_the_same(trained: Path) -> None:
+    rows = pl.read_parquet(TEST).drop("user_id", "label", strict=False)
+    lists = rows["item_seq"].to_list()
+    forms = [
+        [str(items) for items in lists],
+        [str([float(item) for item in items]) for items in lists],
+        [repr([np.int64(item) for item in items]) for items in lists],
+        [str(np.array(items)) for items in lists],
+        [repr(np.array(items)) for items in lists],
+        [";".join(map(str, items)) for items in lists],
+    ]
+    texts = [cell[row % len(forms)] for row, cell in enumerate(zip(*forms, strict=True))]
+    floats = pl.col("item_id").cast(pl.Float64)
+    rows.with_columns(pl.Series("item_seq", texts), floats).write_csv("forms.csv")
+    assert prediction.main([*ARGUMENTS, "--input", "forms.csv", "--output", "scores.csv"]) == 0
+    scores = pl.read_csv("scores.csv")["probability"]
+    np.testing.assert_allclose(scores, unfolded_scores(), atol=1e-5)
+
+
 def test_qin_plus_from_training_to_explained_scores(workspace: Path) -> None:
     """With rescaled vectors, a calibration map, in full and without the first layer's table."""
     settings = ["embedding_dim=8", "max_len=6", "epochs=2", "batch_size=64"]
@@ -189,6 +208,8 @@ def test_a_map_of_another_checkpoint_is_refused(
         (["--input", "range.parquet", "--output", "b.csv"], "'item_id', row 1: found 120"),
         (["--input", "text.csv", "--output", "b.csv"], "'item_id', row 0: found 'seven'"),
         (["--input", "lacks.csv", "--output", "b.csv"], "column 'views_level' is missing"),
+        (["--input", "hole.csv", "--output", "b.csv"], "'item_seq', row 1: found '[nan, 1.0]'"),
+        (["--input", "few.csv", "--output", "b.csv"], "few.csv: row 1 (the first is 0): found 3"),
         (["--calibrated"], "QIN_test.folded: no such folded model"),
     ],
 )
@@ -201,6 +222,8 @@ def test_mistakes_end_with_one_message(
     rows.with_columns(beyond.alias("item_id")).write_parquet("range.parquet")
     header = "item_seq,item_id,likes_level,views_level\n"
     Path("text.csv").write_text(f"{header}1^2,seven,1,1\n")
+    Path("hole.csv").write_text(f'{header}1^2,7,1,1\n"[nan, 1.0]",7,1,1\n')
+    Path("few.csv").write_text(f"{header}1^2,7,1,1\n1^2,7,1\n")
     Path("lacks.csv").write_text("item_seq,item_id,likes_level\n1^2,7,1\n")
     assert prediction.main([*ARGUMENTS, *arguments]) == 2
     error = capsys.readouterr().err

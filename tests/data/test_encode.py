@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from model_zoo.core.commands.experiment import (
     prepare_dataset,
     run_experiment,
 )
+from model_zoo.core.commands.submission import score_file
 from model_zoo.core.data.encode import ITEM_ROW, encode_dataset
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import DatasetSpec
@@ -263,6 +265,30 @@ def test_raw_files_are_checked(
     with pytest.raises(InputError) as error:
         check_dataset(raw)
     assert any(expected in problem for problem in error.value.problems)
+
+
+def test_csv_rows_with_text_ids_are_scored_or_named(raw: DatasetSpec) -> None:
+    """Ids with blanks and separators; a message names the file that was given."""
+    run_experiment("config", "QIN_test")
+    same = {"source": "rows.parquet", "target": "expected.csv"}
+    rows = pl.DataFrame(ROWS).drop("user", "label")
+    rows.write_parquet("rows.parquet")
+    score_file("config", "QIN_test", **same, explain=True)
+    texts = pl.Series("clicked", ["", "bread", '["a/b^c", "bread"]', "bread|früh stück"])
+    rows.with_columns(texts).write_csv("rows.csv")
+    score_file("config", "QIN_test", source="rows.csv", target="scores.csv", explain=True)
+    assert Path("scores.csv").read_text() == Path("expected.csv").read_text()
+    histories = pl.read_csv("scores.csv", infer_schema=False)["history"]
+    assert [json.loads(text) for text in histories] == ROWS["clicked"]
+    for cell, problem in (
+        ("bread früh", "found 'bread früh', expected an item of raw/item_info.parquet"),
+        ("bread|nan", "found 'bread|nan', expected texts such as a^b or ['a', 'b']: 'nan' is not"),
+    ):
+        rows.with_columns(texts.replace("bread", cell)).write_csv("rows.csv")
+        with pytest.raises(InputError) as caught:
+            score_file("config", "QIN_test", source="rows.csv", target="other.csv")
+        assert str(caught.value).startswith(f"rows.csv: column 'clicked', row 1: {problem}")
+    assert not Path("other.csv").exists()
 
 
 def test_an_item_twice_in_item_info(raw: DatasetSpec) -> None:

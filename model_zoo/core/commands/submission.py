@@ -37,6 +37,7 @@ from model_zoo.core.commands.scoring import (
     score_rows,
 )
 from model_zoo.core.data.block import LENGTH_SUFFIX
+from model_zoo.core.data.cell_text import write_lists
 from model_zoo.core.data.csv_rows import csv_to_parquet
 from model_zoo.core.data.encode import encode_file
 from model_zoo.core.data.schema import check_dataset
@@ -48,7 +49,6 @@ from model_zoo.core.serving.file import FoldedFile, load_folded
 
 TASKS = ("Task1", "Task2", "Task1&2")
 FORMATS = (".parquet", ".csv")
-SEPARATOR = " "  # between the items of a list, in csv
 
 
 def write_submission(
@@ -197,10 +197,10 @@ def write_tables(path: Path, tables: Iterable[pl.DataFrame]) -> None:
         writer: Any = None
         for table in tables:
             if path.suffix == ".csv":
-                lists = [name for name, kind in table.schema.items() if kind == pl.List]
                 flat = table.with_columns(
-                    pl.col(name).list.eval(pl.element().cast(pl.String)).list.join(SEPARATOR)
-                    for name in lists
+                    write_lists(table[name])
+                    for name, kind in table.schema.items()
+                    if kind == pl.List
                 )
                 first = writer is None
                 writer = writer or stack.enter_context(partial.open("wb"))
@@ -265,14 +265,14 @@ def _as_encoded(raw: DatasetSpec, source: Path, folder: Path) -> Path:
         dataset = dataset.model_copy(update={"test_data": str(rows)})
     try:
         check_dataset(dataset, splits=("test",))
+        if not raw.rebuild_dataset:
+            return Path(str(dataset.test_data))
+        encode_file(dataset, Path(str(dataset.test_data)), folder / "encoded.parquet")
     except InputError as error:
         # A message about rows of a csv file names that file.
         raise InputError(
             [text.replace(str(dataset.test_data), str(source)) for text in error.problems]
         ) from None
-    if not raw.rebuild_dataset:
-        return Path(str(dataset.test_data))
-    encode_file(dataset, Path(str(dataset.test_data)), folder / "encoded.parquet")
     return folder / "encoded.parquet"
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
 
+from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError, first_line
 
-# What may stand between the items of a list: FuxiCTR's ^, or space, comma, |; in brackets or not.
-_BETWEEN = r"[\s,^|]+"
+_BLOCK = 8 << 20  # bytes read at a time; a line is shorter
+_SHOWN = 100  # characters of a wrong cell
 
 
 def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
-    """Convert rows in csv; lists are text such as ``7^8^9``, ``7 8 9`` or ``[7, 8, 9]``.
+    """Convert rows in csv; lists are text (:mod:`model_zoo.core.data.cell_text`).
 
     The file is streamed, so it may be larger than memory.
 
@@ -24,60 +30,119 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
         dataset: Says which columns are lists, and of what.
 
     Raises:
-        InputError: If the file is unreadable, or a value is not what its column says.
+        InputError: If the file is unreadable, a row has too few or too many fields, or a
+            value is not what its column says: the first of each column, and how many.
     """
-    lists = {dataset.history_col: dataset.column(dataset.history_col).dtype}
+    lists: dict[str, str] = {dataset.history_col: dataset.column(dataset.history_col).dtype}
     kinds: dict[str, str] = {dataset.item_col: dataset.column(dataset.item_col).dtype}
     for feature in dataset.features(of_items=False):
         of_lists = feature.type in ("sequence", "embedding")
         (lists if of_lists else kinds)[feature.name] = feature.dtype
-    types = {"int": pl.Int64, "float": pl.Float64, "str": pl.String}
+    label = dataset.label_col.name
+    found: dict[str, tuple[int, str, str, int]] = {}  # column -> first row, cell, problem, count
     try:
-        # As text first, so that a wrong value can be named with its row.
-        text = pl.scan_csv(source, infer_schema=False)
-        columns = text.collect_schema().names()
-        converted = [
-            pl.col(name).cast(types[kind], strict=False)
-            for name, kind in kinds.items()
-            if name in columns
-        ]
-        converted += [
-            _split(name).cast(pl.List(types[kind]), strict=False)
-            for name, kind in lists.items()
-            if name in columns
-        ]
-        known = {*kinds, *lists}
-        _require_values(source, text, {n: k for n, k in kinds.items() if n in columns})
-        label = dataset.label_col.name
-        converted += [pl.col(label).cast(pl.Float64, strict=False)] if label in columns else []
-        known.add(label)
-        text.select(
-            *converted, *(pl.col(name) for name in columns if name not in known)
-        ).sink_parquet(target)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        names = _header(source)
+        empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+        schema = _converted(empty, lists, kinds, label)[0].to_arrow().schema
+        with pq.ParquetWriter(target, schema) as writer:
+            start = 0
+            for text in _pieces(source, names):
+                table, problems = _converted(text, lists, kinds, label)
+                for name, rows in problems.items():
+                    row = min(rows)
+                    first = (start + row, str(text[name][row]), rows[row], 0)
+                    before = found.get(name, first)
+                    found[name] = (*before[:3], before[3] + len(rows))
+                writer.write_table(table.to_arrow().cast(schema))
+                start += len(text)
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
         raise InputError(f"{source}: not a readable csv file: {first_line(error)}") from None
+    if found:
+        raise InputError(
+            [
+                f"{source}: column '{name}', row {row}: found {_shown(cell)}, expected "
+                + (LISTS[lists[name]] if name in lists else EXPECTED[kinds[name]])
+                + (f": {problem}" if name in lists else "")
+                + (f" ({count} such rows)" if count > 1 else "")
+                for name, (row, cell, problem, count) in found.items()
+            ]
+        )
 
 
-def _split(name: str) -> pl.Expr:
-    inner = pl.col(name).fill_null("").str.strip_chars("[]() \t'\"")
-    parts = inner.str.replace_all(_BETWEEN, " ").str.replace_all("['\"]", "").str.split(" ")
-    return parts.list.filter(pl.element() != "")
+def _header(source: Path) -> list[str]:
+    parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
+    with pc.open_csv(source, _reading(), parse) as reader:
+        names: list[str] = reader.schema.names
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise InputError(
+            [
+                f"{source}: column '{name}' appears {names.count(name)} times; expected once"
+                for name in twice
+            ]
+        )
+    return names
 
 
-def _require_values(source: Path, text: pl.LazyFrame, kinds: dict[str, str]) -> None:
-    """Refuse the first value of each column that is no number where one belongs."""
-    problems = []
-    for name, kind in kinds.items():
-        if kind == "str":
-            continue
-        number = pl.Int64 if kind == "int" else pl.Float64
-        wrong = pl.col(name).is_not_null() & pl.col(name).cast(number, strict=False).is_null()
-        found = text.with_row_index("row").filter(wrong).select("row", name).head(1).collect()
-        if len(found):
-            row, value = found.row(0)
-            expected = "an integer" if kind == "int" else "a number"
-            problems.append(
-                f"{source}: column '{name}', row {row}: found {value!r}, expected {expected}"
-            )
-    if problems:
-        raise InputError(problems)
+def _reading() -> pc.ReadOptions:
+    # One thread: only then are lines numbered.
+    return pc.ReadOptions(use_threads=False, block_size=_BLOCK)
+
+
+def _pieces(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
+    """The rows as text, piece by piece; pyarrow counts the fields of every line.
+
+    Raises:
+        InputError: At the end, if a row has too few or too many fields.
+    """
+    ragged: list[tuple[int, int, int]] = []
+    count = 0
+
+    def note(line: Any) -> str:
+        nonlocal count
+        count += 1
+        if not ragged:
+            # From 1 and with the header; blank lines are not counted.
+            ragged.append((line.number - 2, line.actual_columns, line.expected_columns))
+        return "skip"
+
+    parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
+    convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    with pc.open_csv(source, _reading(), parse, convert) as reader:
+        for batch in reader:
+            piece = pl.from_arrow(pa.Table.from_batches([batch]))
+            assert isinstance(piece, pl.DataFrame)  # from_arrow makes a Series only of an array
+            yield piece
+    if ragged:
+        row, fields, expected = ragged[0]
+        others = f" ({count} such rows)" if count > 1 else ""
+        raise InputError(
+            f"{source}: row {row} (the first is 0): found {fields} fields, expected "
+            f"{expected} separated by ','{others}"
+        )
+
+
+def _converted(
+    text: pl.DataFrame, lists: dict[str, str], kinds: dict[str, str], label: str
+) -> tuple[pl.DataFrame, dict[str, dict[int, str]]]:
+    """Columns with their types, and what is wrong in them, by row."""
+    columns, problems = [], {}
+    for cells in text:
+        name = cells.name
+        wrong: dict[int, str] = {}
+        if name in lists:
+            cells, wrong = read_lists(cells, lists[name])
+        elif kinds.get(name, "str") != "str":
+            cells, wrong = read_numbers(cells, kinds[name])
+        else:
+            cells = cells.replace("", None)
+            if name == label:
+                cells = cells.cast(TYPES["float"], strict=False)
+        columns.append(cells)
+        if wrong:
+            problems[name] = wrong
+    return pl.DataFrame(columns), problems
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…")
