@@ -76,17 +76,13 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """``["epochs=3", "batch_norm=False"]`` -> ``{"epochs": 3, "batch_norm": False}``.
 
     Raises:
-        InputError: If one is not ``key=YAML``, or a key is given twice.
+        InputError: If one is not ``key=YAML``. Of a key given twice, the last counts.
     """
     changes: dict[str, Any] = {}
-    given: dict[str, str] = {}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise InputError(f"--set {override}: expected key=value")
-        if key in given:
-            raise InputError(f"--set {key}: given twice, {given[key]} and {override}")
-        given[key] = override
         loader = _Loader(value)
         try:
             changes[key] = loader.get_single_data()
