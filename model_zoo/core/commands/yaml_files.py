@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
         self.name = name
         self.twice: list[tuple[str, int, int]] = []
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here, not where the mapping is constructed: merged keys are not yet among its own,
         # and a mapping that several aliases name comes by once.
         node = super().compose_mapping_node(anchor)
