@@ -1,1 +1,1 @@
-"""QIN+: what QIN needs to win on real data; the model is ``model_zoo.QINPlus.model.QINPlus``."""
+"""QIN changed by what lifts it on real data; see ``model_zoo.QINPlus.model.QINPlus``."""

@@ -19,7 +19,7 @@ from model_zoo.QINPlus.layers import GatedTargetAttention
 
 @register("QIN+")
 class QINPlus(ItemHistoryModel):
-    """QIN with the fewest changes that win on real data.
+    """QIN changed by what lifts it on real data.
 
     The target and each history item have one vector each, as in QIN. A gate
     (:class:`GatedTargetAttention`) pools the history into an interest o; the quadratic part is
