@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class Suite(Spec):
     compare_with: str
     expid: str = ""
     settings: dict[str, Any] = pydantic.Field({})
-    search: dict[str, dict[str, list[Any]]] = pydantic.Field({})
+    search: dict[str, list[dict[str, Any]]] = pydantic.Field({})
     rows: dict[str, Row]
 
 
@@ -150,22 +149,19 @@ class Plan:
         ]
 
     def trials(self, row: str) -> list[Run]:
-        """The search of a row: the grid, and the trials it has besides.
+        """The search of a row: the trials that all have, and its own.
 
         Raises:
             InputError: If the suite has no search for the data set.
         """
         if self.dataset not in self.suite.search:
             raise InputError(f"suite '{self.name}' has no search for data set '{self.dataset}'")
-        grid = self.suite.search[self.dataset]
+        points = self.suite.search[self.dataset]
         entry = self.suite.rows[row]
-        points = [
-            dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())
-        ]
         if entry.baseline == "popularity":
             points = [{}]  # it has no settings
         elif entry.baseline == "logistic_regression":
-            points = [{"C": 10.0 ** (i / 2 - 3)} for i in range(len(points))]
+            points = [{"C": 10.0 ** (i - 2)} for i in range(len(points))]
         else:
             points = [_spell_dropout(point, entry.dropout) for point in points]
             points += [{**points[0], **extra} for extra in entry.extra_trials]

@@ -81,7 +81,7 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
 def test_the_seeds_run_with_what_the_search_chose(workspace: Path, executed: list[Run]) -> None:
     searched = SMALL.model_copy(
         update={
-            "search": {"MicroLens_demo": {"num_row": [1, 2], "dropout": [0.0]}},
+            "search": {"MicroLens_demo": [{"num_row": rows, "dropout": 0.0} for rows in (1, 2)]},
             "rows": {"a peer": SMALL.rows["a peer"]},
         }
     )
