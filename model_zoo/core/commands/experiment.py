@@ -29,6 +29,7 @@ from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.places import require_writable, writing_experiment
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.data.encode import encode_dataset
+from model_zoo.core.data.fingerprint import fingerprint
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
 from model_zoo.core.data.schema import SPLITS, SplitSummary, check_dataset
@@ -36,7 +37,14 @@ from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.core.serving.calibration import Kind
-from model_zoo.core.training.processes import is_main, joined, rank, wait_for_all, world_size
+from model_zoo.core.training.processes import (
+    gather,
+    is_main,
+    joined,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from model_zoo.core.training.state import load_state
 
 
@@ -101,7 +109,9 @@ def _run(
     params = experiment.params
     settings = {**params, "processes": world_size()}
 
-    state = load_state(folder / f"{expid}.state", settings) if resume else None
+    # Read by one process: the others are given it.
+    data = gather(fingerprint(configured) if is_main() else None)[0]
+    state = load_state(folder / f"{expid}.state", settings, data) if resume else None
     start_log(params, keep=state is not None)
     logging.info("Params: " + print_to_json(params))
     report_device(gpu)
@@ -119,7 +129,11 @@ def _run(
     model.count_parameters()
     if resume and state is None:
         logging.info("No saved state to resume from: starting from the beginning")
-    model.keep_states(settings, state)
+    if state is not None and state.get("data") is None:
+        logging.warning(
+            "%s.state does not say on which data the training began: not checked", expid
+        )
+    model.keep_states(settings, state, data)
     torch.manual_seed(params["seed"] + rank())  # dropout of its own in each process
     with model.stopping_on_signals():
         model.fit(train, validation_data=valid, **params)
@@ -184,7 +198,7 @@ def prepare_dataset(
 
 def generate_if_missing(dataset: DatasetSpec) -> None:
     """Write the demo data set's files, if this is one and they are not there."""
-    if dataset.demo is None or Path(dataset.train_data).is_file():
+    if dataset.demo is None or Path(dataset.train_data).exists():
         return
     folder = Path(dataset.train_data).parent
     require_writable(folder)

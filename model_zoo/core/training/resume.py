@@ -46,6 +46,7 @@ class ResumableModel(BaseModel):
         self._total_steps = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
         self._settings: Mapping[str, Any] | None = None
+        self._data: Mapping[str, Any] | None = None
         self._resumed: dict[str, Any] | None = None
         self._save_due = False
         self._saved_at = time.monotonic()
@@ -53,15 +54,20 @@ class ResumableModel(BaseModel):
         self._average: WeightAverage | None = None
 
     def keep_states(
-        self, settings: Mapping[str, Any], resumed: dict[str, Any] | None = None
+        self,
+        settings: Mapping[str, Any],
+        resumed: dict[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Save the training's state while it runs, and begin with ``resumed`` if given.
 
         Args:
             settings: What a continuation must have in common with this training.
             resumed: A state of :func:`model_zoo.core.training.state.load_state`.
+            data: Likewise, the fingerprint of what it reads.
         """
         self._settings = dict(settings)
+        self._data = data
         self._resumed = resumed
 
     @property
@@ -105,6 +111,7 @@ class ResumableModel(BaseModel):
             return
         state = {
             "settings": self._settings,
+            "data": self._data,
             "epoch": self._epoch_index,
             "batches": batches,
             "total_steps": total_steps,
