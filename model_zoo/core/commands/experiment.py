@@ -27,6 +27,7 @@ from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.places import require_writable, writing_experiment
+from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.data.encode import encode_dataset
 from model_zoo.core.data.fingerprint import fingerprint
@@ -86,8 +87,11 @@ def run_experiment(
     experiment = load_experiment(config_dir, expid, overrides)
     if calibrate is not None:
         require_folding(experiment, "--calibrate")
-    with joined(gpu) as device, writing_experiment(experiment):
-        return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
+    with joined(gpu) as device:
+        require_device(device)
+        rehearse(experiment, build_feature_map)
+        with writing_experiment(experiment):
+            return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
 
 
 def _run(
@@ -250,12 +254,9 @@ def report_device(gpu: int) -> None:
     Raises:
         InputError: If CUDA is there, but not that device.
     """
-    if gpu < 0:
-        return
-    if not torch.cuda.is_available():
+    require_device(gpu)
+    if gpu >= 0 and not torch.cuda.is_available():
         logging.info("CUDA is not available: --gpu %d runs on the CPU", gpu)
-    elif gpu >= torch.cuda.device_count():
-        raise InputError(f"--gpu {gpu}: expected 0..{torch.cuda.device_count() - 1}, or -1")
 
 
 def compare_with_oracle(dataset: DatasetSpec, auc: float) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from model_zoo.core.errors import Interrupted
 from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.processes import any_process, gather, is_main, rank, world_size
+from model_zoo.core.training.settings import Minutes
 from model_zoo.core.training.signals import noting_signals
 from model_zoo.core.training.state import random_states, restore_random_states, save_state
 
@@ -35,7 +36,7 @@ class ResumableModel(BaseModel):
         ValueError: If ``checkpoint_minutes`` is not above 0.
     """
 
-    def __init__(self, *args: Any, checkpoint_minutes: float | None = 10.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, checkpoint_minutes: Minutes | None = 10.0, **kwargs: Any) -> None:
         if checkpoint_minutes is not None and checkpoint_minutes <= 0:
             raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
         super().__init__(*args, **kwargs)
