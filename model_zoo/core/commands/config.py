@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import typing
@@ -25,6 +26,10 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.resume import ResumableModel
 from model_zoo.core.training.settings import Count, Seed
+
+
+# pydantic's errors whose own words speak of Python.
+_PLAIN = dict.fromkeys(("sequence_str", "is_instance_of"), "Input should be a list")
 
 
 class FeatureOverride(Spec):
@@ -112,9 +117,7 @@ def load_experiment(
         raise InputError(f"experiment '{expid}' names no dataset_id")
     dataset_id = model_params["dataset_id"]
     if not isinstance(dataset_id, str):
-        raise InputError(
-            f"experiment '{expid}': dataset_id: expected a name, found {dataset_id!r}"
-        )
+        raise InputError(f"experiment '{expid}': dataset_id: expected a name, found {dataset_id!r}")
     dataset_params = read_dataset(config_dir, dataset_id)
     dataset_params |= {key: value for key, value in changes.items() if key in dataset_keys}
 
@@ -123,12 +126,11 @@ def load_experiment(
         model_class = get_model(str(model_params.get("model")))
     except ValueError as error:
         raise InputError(f"experiment '{expid}': {error}") from None
-    constructor = constructor_arguments(model_class)
-    known |= set(constructor)
-    spec = pydantic.create_model("ExperimentSpec", __base__=RunSpec, **constructor)
+    spec = experiment_spec(model_class)
+    known |= set(spec.model_fields)
     problems: list[str] = []
-    run = _validate(spec, model_params, f"experiment '{expid}'", known, problems)
-    dataset = _validate(DatasetSpec, dataset_params, f"data set '{dataset_id}'", known, problems)
+    run = validated(spec, model_params, f"experiment '{expid}'", known, problems)
+    dataset = validated(DatasetSpec, dataset_params, f"data set '{dataset_id}'", known, problems)
     if run is not None and dataset is not None:
         problems += cross_check(run, dataset)
     if problems or run is None or dataset is None:
@@ -147,7 +149,7 @@ def load_dataset(
     values = read_dataset(config_dir, dataset_id) | parse_overrides(overrides)
     problems: list[str] = []
     known = set(DatasetSpec.model_fields)
-    dataset = _validate(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
+    dataset = validated(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
     if problems:
         raise InputError(problems)
     checked: DatasetSpec = dataset
@@ -182,10 +184,25 @@ def _default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is parameter.empty else parameter.default
 
 
-def _validate(
+@functools.cache
+def experiment_spec(model_class: type) -> type[RunSpec]:
+    """What an experiment with this model may say: types and ranges of all its keys."""
+    arguments = constructor_arguments(model_class)
+    return pydantic.create_model("ExperimentSpec", __base__=RunSpec, **arguments)
+
+
+def validated(
     spec: type[Spec], values: dict[str, Any], where: str, known: set[str], problems: list[str]
 ) -> Any:
-    """The checked values, or ``None`` after adding to ``problems``."""
+    """The checked values, or ``None`` after adding to ``problems``.
+
+    Args:
+        spec: Types and ranges.
+        values: By key, as YAML has them.
+        where: What is checked, for the messages.
+        known: Keys that a misspelt one may have meant.
+        problems: Gets a message for each wrong key.
+    """
     try:
         return spec(**values)
     except pydantic.ValidationError as error:
@@ -207,6 +224,7 @@ def _messages(
         elif item["type"] == "missing":
             text = "this key is missing"
         elif item["type"] != "value_error":
+            text = _PLAIN.get(item["type"], text)
             hint = f", found {item['input']!r}{_number_hint(item['input'])}"
         texts.setdefault(key, []).append(text)
         hints[key] = hint or hints.get(key, "")

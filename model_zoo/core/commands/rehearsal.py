@@ -20,9 +20,7 @@ from model_zoo.core.training.processes import world_size
 _LEFT_OUT = {"compile": False, "tensorboard": False}
 
 
-def rehearse(
-    experiment: Experiment, build_feature_map: Callable[[Mapping[str, Any]], Any]
-) -> None:
+def rehearse(experiment: Experiment, build_feature_map: Callable[[Mapping[str, Any]], Any]) -> None:
     """Refuse settings with which the experiment's model cannot be built or trained.
 
     The model is built as for the data set, but on vocabularies of two ids: widths, heads and

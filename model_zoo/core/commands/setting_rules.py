@@ -52,10 +52,12 @@ def _training(run: RunSpec) -> list[str]:
     settings = dict(run)
     name = run.optimizer
     if name.lower() != "adam" and name not in OPTIMIZERS:
+        same = {known.lower(): known for known in OPTIMIZERS}
         why = "needs more than weights and a rate" if hasattr(torch.optim, name) else ""
         problems.append(
             f"optimizer '{name}' {why or 'is not in torch.optim'}"
-            f"{suggestion(name, OPTIMIZERS)}; known: {', '.join(OPTIMIZERS)}"
+            f"{suggestion(same.get(name.lower(), name), OPTIMIZERS)}; "
+            f"known: {', '.join(OPTIMIZERS)}"
         )
     if settings["embedding_update"] == "lazy":
         if name.lower() != "adam":

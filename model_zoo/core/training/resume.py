@@ -36,7 +36,9 @@ class ResumableModel(BaseModel):
         ValueError: If ``checkpoint_minutes`` is not above 0.
     """
 
-    def __init__(self, *args: Any, checkpoint_minutes: Minutes | None = 10.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, checkpoint_minutes: Minutes | None = 10.0, **kwargs: Any
+    ) -> None:
         if checkpoint_minutes is not None and checkpoint_minutes <= 0:
             raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
         super().__init__(*args, **kwargs)

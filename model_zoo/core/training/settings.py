@@ -34,7 +34,7 @@ def _weights_from_0(text: str) -> str:
         except ValueError:
             good = False
         if not good:
-            raise ValueError(f"found {text!r}, expected finite numbers from 0 in the brackets")
+            raise ValueError("the numbers in the brackets should be finite and from 0 on")
     return text
 
 
