@@ -27,7 +27,6 @@ from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.resume import ResumableModel
 from model_zoo.core.training.settings import Count, Seed
 
-
 # pydantic's errors whose own words speak of Python.
 _PLAIN = dict.fromkeys(("sequence_str", "is_instance_of"), "Input should be a list")
 

@@ -26,7 +26,7 @@ from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
-from model_zoo.core.commands.places import require_writable, writing_experiment
+from model_zoo.core.commands.places import require_training_places, writing_experiment
 from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.data.encode import encode_dataset
@@ -36,6 +36,7 @@ from model_zoo.core.data.loader import make_loader
 from model_zoo.core.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import require_writable
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.core.serving.calibration import Kind
 from model_zoo.core.training.processes import (
@@ -89,6 +90,8 @@ def run_experiment(
         require_folding(experiment, "--calibrate")
     with joined(gpu) as device:
         require_device(device)
+        if is_main():
+            require_training_places(config_dir, experiment)
         rehearse(experiment, build_feature_map)
         with writing_experiment(experiment):
             return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
@@ -194,7 +197,7 @@ def prepare_dataset(
     generate_if_missing(experiment.dataset)
     summaries = check_dataset(experiment.dataset, splits=splits)
     if experiment.dataset.rebuild_dataset:
-        require_writable(Path(experiment.dataset.data_root) / experiment.dataset.dataset_id)
+        require_writable([], [Path(experiment.dataset.data_root) / experiment.dataset.dataset_id])
         encoded = encode_dataset(experiment.dataset)
         experiment = replace(experiment, dataset=encoded)
     return experiment, summaries
@@ -205,7 +208,7 @@ def generate_if_missing(dataset: DatasetSpec) -> None:
     if dataset.demo is None or Path(dataset.train_data).exists():
         return
     folder = Path(dataset.train_data).parent
-    require_writable(folder)
+    require_writable([], [folder])
     print(f"Generating {dataset.dataset_id} in {folder}", flush=True)
     generate_demo(folder, **dataset.demo.model_dump(exclude_none=True))
 

@@ -20,11 +20,19 @@ Count = Annotated[int, Field(ge=1, le=_MOST)]
 Widths = Annotated[Sequence[Count], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's range
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
 Factor = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Power = Annotated[float, Field(ge=0, le=1)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _dropout(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {value!r}")
+    return value
+
+
+Dropout = Annotated[float, pydantic.AfterValidator(_dropout)]
 
 
 def _weights_from_0(text: str) -> str:
