@@ -68,9 +68,8 @@ def test_a_folder_where_a_result_goes(
     place = Path(f"checkpoints/MicroLens_demo/QIN_test.{name}")
     place.mkdir(parents=True)
     error = refused(run_expid.main, ARGUMENTS, capsys)
-    assert (
-        error == f"error: {place}: cannot be written: it is a folder, expected the name of a file\n"
-    )
+    assert error.startswith(f"error: {place}: cannot be written: it is a folder, expected")
+    assert error.count("error: ") == 1
 
 
 @pytest.mark.usefixtures("no_work")
@@ -86,19 +85,17 @@ def test_other_outputs_of_an_experiment(
     assert "QIN_tuner_config.csv: cannot be written: it is a folder" in capsys.readouterr().err
     Path("submission/QIN_test.zip").mkdir(parents=True)
     assert "QIN_test.zip: cannot be written: " in refused(prediction.main, ARGUMENTS, capsys)
-    for target in ("/proc/out.csv", "config.csv/a/b.csv/../../../prediction.py/x.csv"):
-        Path("prediction.py").write_text("")
-        target = target.replace("config.csv/a/b.csv/../../../", "")
+    for target in ("/proc/out.csv", "config/model_config.yaml/x.csv"):
         output = ["--input", f"{DATA}/test.parquet", "--output", target]
         assert f"error: {target}: cannot be written: " in refused(
             prediction.main, [*ARGUMENTS, *output], capsys
         )
-    for kind in ("folded", "pt2"):
+    for kind in ("folded", "export.pt2"):
         Path(f"checkpoints/MicroLens_demo/QIN_test.{kind}").mkdir(parents=True)
     fold = refused(serving.main, ["fold", *ARGUMENTS], capsys)
     assert "QIN_test.folded: cannot be written: it is a folder" in fold
     export = refused(serving.main, ["export", *ARGUMENTS, "--format", "torch"], capsys)
-    assert "QIN_test.pt2: cannot be written: it is a folder" in export
+    assert "QIN_test.export.pt2: cannot be written: it is a folder" in export
 
 
 def test_outputs_of_the_data_commands(
@@ -155,21 +152,10 @@ def test_home_and_variables(
     monkeypatch.setenv("HOME", str(workspace))
     monkeypatch.setenv("DEMO", "MicroLens_demo")
     monkeypatch.delenv("NOT_SET", raising=False)
-    keys = [
-        "train_data",
-        "valid_data",
-        "test_data",
-        "item_info",
-        "oracle",
-        "data_root",
-        "model_root",
-    ]
-    experiment = load_experiment(
-        "config", "QIN_test", [f"{key}=~/$DEMO/${{DEMO}}x" for key in keys]
-    )
-    assert {experiment.params[key] for key in keys} == {
-        f"{workspace}/MicroLens_demo/MicroLens_demox"
-    }
+    keys = ["train_data", "valid_data", "test_data", "item_info", "oracle"]
+    keys += ["data_root", "model_root"]
+    params = load_experiment("config", "QIN_test", [f"{k}=~/a/${{DEMO}}x" for k in keys]).params
+    assert {params[key] for key in keys} == {f"{workspace}/a/MicroLens_demox"}
     with pytest.raises(InputError) as error:
         load_experiment("config", "QIN_test", [f"{key}=$NOT_SET/x" for key in keys])
     assert len(error.value.problems) == len(keys)
@@ -183,9 +169,8 @@ def test_home_and_variables(
     roots += ["item_info=~/data/$DEMO/item_info.parquet", "model_root=~/ck", "oracle=null"]
     output = ["--input", "~/none.csv", "--output", "~/none.csv"]
     assert prediction.main([*arguments, *output, "--set", *roots]) == 2
-    assert (
-        f"--output {workspace}/none.csv is --input {workspace}/none.csv" in capsys.readouterr().err
-    )
+    whole = f"{workspace}/none.csv"
+    assert f"--output {whole} is --input {whole}" in capsys.readouterr().err
     for main, given in (
         (run_expid.main, ["--config", "$NOT_SET", "--expid", "QIN_test"]),
         (run_param_tuner.main, ["--config", "${NOT_SET}/t.yaml"]),
