@@ -85,7 +85,8 @@ def test_other_outputs_of_an_experiment(
     assert "QIN_tuner_config.csv: cannot be written: it is a folder" in capsys.readouterr().err
     Path("submission/QIN_test.zip").mkdir(parents=True)
     assert "QIN_test.zip: cannot be written: " in refused(prediction.main, ARGUMENTS, capsys)
-    for target in ("/proc/out.csv", "config/model_config.yaml/x.csv"):
+    Path("note").write_text("a file")
+    for target in ("/proc/out.csv", "note/x.csv"):
         output = ["--input", f"{DATA}/test.parquet", "--output", target]
         assert f"error: {target}: cannot be written: " in refused(
             prediction.main, [*ARGUMENTS, *output], capsys
