@@ -14,6 +14,7 @@ from pathlib import Path
 from model_zoo.core.commands.cli import experiment_parser, run_command
 from model_zoo.core.commands.submission import TASKS, score_file, write_submission
 from model_zoo.core.errors import InputError
+from model_zoo.core.paths import path_argument
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -38,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = Path(__file__).parent / "config"
     parser = experiment_parser("Score the test split into submission/<expid>.zip.", config)
     parser.add_argument("--task", default="Task2", choices=TASKS, help="name of the score column")
-    parser.add_argument("--input", help="score this parquet or csv file instead")
-    parser.add_argument("--output", help="parquet or csv file for its scores")
+    parser.add_argument(
+        "--input", type=path_argument, help="score this parquet or csv file instead"
+    )
+    parser.add_argument("--output", type=path_argument, help="parquet or csv file for its scores")
     parser.add_argument("--explain", action="store_true", help="write attention weights too")
     parser.add_argument(
         "--calibrated", action="store_true", help="apply the map of run_expid.py --calibrate"

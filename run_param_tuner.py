@@ -10,6 +10,7 @@ from pathlib import Path
 from model_zoo.core.commands.cli import run_command
 from model_zoo.core.commands.tuning import report, run_grid
 from model_zoo.core.errors import InputError
+from model_zoo.core.paths import path_argument
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run a grid search and rank its trials.")
-    parser.add_argument("--config", required=True, help="tuner YAML file")
+    parser.add_argument("--config", required=True, type=path_argument, help="tuner YAML file")
     parser.add_argument(
         "--gpu",
         type=int,

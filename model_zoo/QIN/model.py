@@ -12,6 +12,7 @@ from torch import Tensor
 from model_zoo import register
 from model_zoo.core.training.extras import can_compile
 from model_zoo.core.training.items import ItemHistoryModel
+from model_zoo.core.training.settings import Count, Dropout, LearningRate
 from model_zoo.QIN.fold import fold
 from model_zoo.QIN.folded import FoldedQIN
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
@@ -54,11 +55,11 @@ class QIN(ItemHistoryModel):
         feature_map: FeatureMap,
         model_id: str = "QIN",
         gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 128,
-        num_layers: int = 4,
-        num_row: int = 4,
-        net_dropout: float = 0.1,
+        learning_rate: LearningRate = 1e-3,
+        embedding_dim: Count = 128,
+        num_layers: Count = 4,
+        num_row: Count = 4,
+        net_dropout: Dropout = 0.1,
         batch_norm: bool = True,
         compile: bool = False,
         **kwargs: Any,

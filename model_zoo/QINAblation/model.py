@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from model_zoo import register
 from model_zoo.core.training.items import ItemHistoryModel
+from model_zoo.core.training.settings import Count, Dropout, LearningRate, Widths
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
 from model_zoo.QIN.model import QIN
 from model_zoo.QINAblation.layers import QuadraticNetworkVariant, TargetAttentionVariant
@@ -55,19 +55,19 @@ class QINAblation(ItemHistoryModel):
         feature_map: FeatureMap,
         model_id: str = "QINAblation",
         gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 128,
+        learning_rate: LearningRate = 1e-3,
+        embedding_dim: Count = 128,
         attention: Literal["asta", "softmax", "relu2", "silu", "mean", "none"] = "asta",
-        attention_dropout: float = 0.0,
+        attention_dropout: Dropout = 0.0,
         residual: bool = True,
         tied: bool = False,
         network: Literal["qnn", "mlp"] = "qnn",
         activation: Literal["prelu", "relu"] = "prelu",
         qnn_norm: Literal["after", "before"] = "after",
-        num_layers: int = 4,
-        num_row: int = 4,
-        hidden_units: Sequence[int] = (1024, 512, 256),
-        net_dropout: float = 0.1,
+        num_layers: Count = 4,
+        num_row: Count = 4,
+        hidden_units: Widths = (1024, 512, 256),
+        net_dropout: Dropout = 0.1,
         batch_norm: bool = True,
         **kwargs: Any,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model_zoo import register
 from model_zoo.core.training.items import ItemHistoryModel
+from model_zoo.core.training.settings import Count, Dropout, LearningRate, Power, Widths
 from model_zoo.QINPlus.fold import fold
 from model_zoo.QINPlus.folded import FoldedQINPlus
 from model_zoo.QINPlus.layers import GatedTargetAttention
@@ -56,15 +57,15 @@ class QINPlus(ItemHistoryModel):
         feature_map: FeatureMap,
         model_id: str = "QINPlus",
         gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 64,
-        gate_units: int = 32,
-        length_power: float = 0.5,
+        learning_rate: LearningRate = 1e-3,
+        embedding_dim: Count = 64,
+        gate_units: Count = 32,
+        length_power: Power = 0.5,
         order: bool = True,
         sparse: bool = True,
         product: bool = True,
-        hidden_units: Sequence[int] = (256, 128),
-        net_dropout: float = 0.3,
+        hidden_units: Widths = (256, 128),
+        net_dropout: Dropout = 0.3,
         max_len: int = 64,
         **kwargs: Any,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from model_zoo import register
 from model_zoo.core.training.extras import can_compile
 from model_zoo.core.training.items import ItemHistoryModel
+from model_zoo.core.training.settings import Count, Dropout, LearningRate, Widths
 from model_zoo.TransformerDCN.layers import TargetAwareTransformer
 
 
@@ -55,17 +56,17 @@ class TransformerDCN(ItemHistoryModel):
         feature_map: FeatureMap,
         model_id: str = "TransformerDCN",
         gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 1,
-        feed_forward: int = 256,
-        transformer_dropout: float = 0.2,
-        num_last: int = 16,
-        cross_layers: int = 3,
-        hidden_units: Sequence[int] = (1024, 512, 256),
-        output_units: Sequence[int] = (64, 32),
-        net_dropout: float = 0.0,
+        learning_rate: LearningRate = 1e-3,
+        embedding_dim: Count = 64,
+        num_layers: Count = 2,
+        num_heads: Count = 1,
+        feed_forward: Count = 256,
+        transformer_dropout: Dropout = 0.2,
+        num_last: Count = 16,
+        cross_layers: Count = 3,
+        hidden_units: Widths = (1024, 512, 256),
+        output_units: Widths = (64, 32),
+        net_dropout: Dropout = 0.0,
         batch_norm: bool = False,
         compile: bool = False,
         **kwargs: Any,

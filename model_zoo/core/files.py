@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +72,67 @@ def require_apart(
                 problems.append(f"{output} {target} lies in {name} {source}, which is read")
     if problems:
         raise InputError(problems)
+
+
+def require_writable(
+    files: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+    """Refuse outputs that could not be written, before the work that makes them.
+
+    What is there already has to be writable; where nothing is, the nearest folder above has to
+    take a file. A symbolic link stands for what it points to. Nothing is left behind.
+
+    Args:
+        files: Files that will be written.
+        folders: Folders that files will be written into, which may not be there yet.
+
+    Raises:
+        InputError: Naming each one and why.
+    """
+    reasons = {Path(path): _unwritable(through_link(path), file=False) for path in folders}
+    found = [f"{path}: cannot write results there: {why}" for path, why in reasons.items() if why]
+    for path in map(Path, files):
+        why = None if reasons.get(path.parent) else _unwritable(through_link(path), file=True)
+        found += [f"{path}: cannot be written: {why}"] if why else []
+    if found:
+        raise InputError(found)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there yet.
+
+    Raises:
+        InputError: It cannot be made, and why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
+
+
+def _unwritable(path: Path, *, file: bool) -> str | None:
+    """Why a file, or a file in a folder, cannot be written there."""
+    try:
+        if path.is_symlink():
+            return "it is a link to itself"
+        if file and path.is_dir():
+            return "it is a folder, expected the name of a file"
+        if file and path.exists():
+            if not path.is_file():
+                return "it is not a regular file"
+            os.close(os.open(path, os.O_WRONLY))  # as it is: not emptied
+        above = path.parent if file else path
+        while not above.exists():
+            if above.is_symlink():
+                return f"{above} is a link to nothing"
+            above = above.parent
+        if not above.is_dir():
+            return f"{above} is a file, expected a folder"
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _is_same(path: Path, other: str) -> bool:

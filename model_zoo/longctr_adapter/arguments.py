@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from model_zoo.core.training.optimizer import Regularizer
+from model_zoo.core.training.settings import Count, Dropout, LearningRate, Penalty
 
 # FuxiCTR looks these up in torch.nn, some in any case, and calls what it finds.
 ACTIVATIONS = (
@@ -26,12 +26,11 @@ def _activation(name: str) -> str:
 
 
 Activation = Annotated[str, pydantic.AfterValidator(_activation)]
-Positive = Annotated[int, pydantic.Field(ge=1)]
-Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 _KNOWN: dict[str, Any] = {
-    "embedding_regularizer": float | Regularizer | None,
-    "net_regularizer": float | Regularizer | None,
+    "embedding_regularizer": Penalty,
+    "net_regularizer": Penalty,
+    "learning_rate": LearningRate,
     "gsu_type": Literal["soft"],
     "gru_type": Literal["GRU", "AIGRU", "AGRU", "AUGRU"],
     "attention_type": Literal["bilinear_attention", "dot_attention", "din_attention"],
@@ -55,15 +54,15 @@ def argument_type(name: str, default: Any, documented: str | None) -> Any:
     if "activation" in name:
         return Activation
     if "dropout" in name:
-        return Probability
+        return Dropout
     if isinstance(default, list):
-        return list[Positive] if name.endswith("units") else list[str]
+        return list[Count] if name.endswith("units") else list[str]
     if isinstance(default, bool):
         return bool
     if isinstance(default, float) or (documented or "").startswith("float"):
         return float
     if isinstance(default, int):
-        return Positive if default > 0 else Annotated[int, pydantic.Field(ge=0)]
+        return Count if default > 0 else Annotated[int, pydantic.Field(ge=0)]
     return str if default is not None else str | None
 
 

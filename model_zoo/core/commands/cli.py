@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model_zoo.core.errors import InputError, Interrupted
+from model_zoo.core.errors import InputError, Interrupted, first_line
+from model_zoo.core.paths import path_argument
 
 
 def experiment_parser(description: str, config: Path) -> argparse.ArgumentParser:
@@ -27,7 +28,9 @@ def experiment_parser(description: str, config: Path) -> argparse.ArgumentParser
 def add_experiment_arguments(parser: argparse.ArgumentParser, config: Path) -> None:
     """The arguments that name an experiment and its settings."""
     parser.add_argument("--expid", required=True, help="experiment id in model_config.yaml")
-    parser.add_argument("--config", default=str(config), help="folder with the YAML files")
+    parser.add_argument(
+        "--config", type=path_argument, default=str(config), help="folder with the YAML files"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -59,6 +62,11 @@ def run_command(
         # Whoever read the output has had enough of it; what Python still holds goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # What no check before the work can know: a disk that fills, a drive that goes away.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or first_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-import torch
 
 from model_zoo import get_model
+from model_zoo.core.commands.setting_rules import cross_check
 from model_zoo.core.commands.yaml_files import (
     parse_overrides,
     read_dataset,
     read_experiment,
     suggestion,
 )
-from model_zoo.core.data.spec import DatasetSpec, Pooling, Spec, one_entry_per_column
+from model_zoo.core.data.spec import DatasetSpec, PathText, Pooling, Spec, one_entry_per_column
 from model_zoo.core.errors import InputError
 from model_zoo.core.training.engine import TrainableModel
-from model_zoo.core.training.metrics import GROUP_METRICS, ROW_METRICS, is_group_metric
 from model_zoo.core.training.resume import ResumableModel
+from model_zoo.core.training.settings import Count, Seed
+
+# pydantic's errors whose own words speak of Python.
+_PLAIN = dict.fromkeys(("sequence_str", "is_instance_of"), "Input should be a list")
 
 
 class FeatureOverride(Spec):
     """An entry of FuxiCTR's ``feature_specs``: another embedding for this experiment."""
 
     name: str | list[str]
-    embedding_dim: int | None = pydantic.Field(None, ge=1)
+    embedding_dim: Count | None = None
     feature_encoder: Pooling | None = None
 
 
@@ -40,33 +45,33 @@ class RunSpec(Spec):
     model: str
     model_id: str
     dataset_id: str
-    model_root: str = "./checkpoints/"
-    seed: int = 2025
+    model_root: PathText = "./checkpoints/"
+    seed: Seed = 2025
     verbose: Literal[0, 1] = 1
     debug_mode: bool = False  # FuxiCTR's autotuner reads it
     # data
-    batch_size: int = pydantic.Field(ge=1)
-    max_len: int = pydantic.Field(64, ge=1)
+    batch_size: Count
+    max_len: Count = 64
     shuffle: bool = True
-    buffer_size: int = pydantic.Field(262_144, ge=1)
+    buffer_size: Count = 262_144
     data_on_device: bool | Literal["auto"] = "auto"
     group_id: str | None = None
-    use_features: list[str] | None = None
+    use_features: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
     feature_specs: list[FeatureOverride] | None = None
     rescale_vectors: bool | None = None
     # training
     task: Literal["binary_classification"] = "binary_classification"
     optimizer: str = "adam"
     loss: Literal["binary_crossentropy", "binary_cross_entropy", "bce"] = "binary_crossentropy"
-    epochs: int = pydantic.Field(ge=1)
+    epochs: Count
     metrics: list[str] = pydantic.Field(["AUC", "logloss"], min_length=1)
-    monitor: str | dict[str, float] = "AUC"
+    monitor: str | Annotated[dict[str, float], pydantic.Field(min_length=1)] = "AUC"
     monitor_mode: Literal["max", "min"] = "max"
-    early_stop_patience: int = pydantic.Field(2, ge=1)
-    eval_steps: int | None = pydantic.Field(None, ge=1)
+    early_stop_patience: Count = 2
+    eval_steps: Count | None = None
     save_best_only: bool = True
     reduce_lr_on_plateau: bool = True
-    max_gradient_norm: float = pydantic.Field(10.0, gt=0)
+    max_gradient_norm: float = pydantic.Field(10.0, gt=0, allow_inf_nan=True)  # inf: no clipping
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ def load_experiment(
     if model_params.get("dataset_id") is None:
         raise InputError(f"experiment '{expid}' names no dataset_id")
     dataset_id = model_params["dataset_id"]
+    if not isinstance(dataset_id, str):
+        raise InputError(f"experiment '{expid}': dataset_id: expected a name, found {dataset_id!r}")
     dataset_params = read_dataset(config_dir, dataset_id)
     dataset_params |= {key: value for key, value in changes.items() if key in dataset_keys}
 
@@ -118,14 +125,13 @@ def load_experiment(
         model_class = get_model(str(model_params.get("model")))
     except ValueError as error:
         raise InputError(f"experiment '{expid}': {error}") from None
-    constructor = constructor_arguments(model_class)
-    known |= set(constructor)
-    spec = pydantic.create_model("ExperimentSpec", __base__=RunSpec, **constructor)
+    spec = experiment_spec(model_class)
+    known |= set(spec.model_fields)
     problems: list[str] = []
-    run = _validate(spec, model_params, f"experiment '{expid}'", known, problems)
-    dataset = _validate(DatasetSpec, dataset_params, f"data set '{dataset_id}'", known, problems)
+    run = validated(spec, model_params, f"experiment '{expid}'", known, problems)
+    dataset = validated(DatasetSpec, dataset_params, f"data set '{dataset_id}'", known, problems)
     if run is not None and dataset is not None:
-        problems += _cross_check(run, dataset)
+        problems += cross_check(run, dataset)
     if problems or run is None or dataset is None:
         raise InputError(problems)
     return Experiment(dataset=dataset, run=run)
@@ -142,7 +148,7 @@ def load_dataset(
     values = read_dataset(config_dir, dataset_id) | parse_overrides(overrides)
     problems: list[str] = []
     known = set(DatasetSpec.model_fields)
-    dataset = _validate(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
+    dataset = validated(DatasetSpec, values, f"data set '{dataset_id}'", known, problems)
     if problems:
         raise InputError(problems)
     checked: DatasetSpec = dataset
@@ -177,10 +183,25 @@ def _default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is parameter.empty else parameter.default
 
 
-def _validate(
+@functools.cache
+def experiment_spec(model_class: type) -> type[RunSpec]:
+    """What an experiment with this model may say: types and ranges of all its keys."""
+    arguments = constructor_arguments(model_class)
+    return pydantic.create_model("ExperimentSpec", __base__=RunSpec, **arguments)
+
+
+def validated(
     spec: type[Spec], values: dict[str, Any], where: str, known: set[str], problems: list[str]
 ) -> Any:
-    """The checked values, or ``None`` after adding to ``problems``."""
+    """The checked values, or ``None`` after adding to ``problems``.
+
+    Args:
+        spec: Types and ranges.
+        values: By key, as YAML has them.
+        where: What is checked, for the messages.
+        known: Keys that a misspelt one may have meant.
+        problems: Gets a message for each wrong key.
+    """
     try:
         return spec(**values)
     except pydantic.ValidationError as error:
@@ -202,9 +223,10 @@ def _messages(
         elif item["type"] == "missing":
             text = "this key is missing"
         elif item["type"] != "value_error":
+            text = _PLAIN.get(item["type"], text)
             hint = f", found {item['input']!r}{_number_hint(item['input'])}"
         texts.setdefault(key, []).append(text)
-        hints[key] = hint
+        hints[key] = hint or hints.get(key, "")
     return [f"{where}: {key}: {' or '.join(texts[key])}{hints[key]}" for key in texts]
 
 
@@ -227,48 +249,6 @@ def _number_hint(value: Any) -> str:
         number = float(value)
     except ValueError:
         return ""
+    if not math.isfinite(number):
+        return ""
     return f" (YAML reads {value} as text; write {number!r})"
-
-
-def _cross_check(run: RunSpec, dataset: DatasetSpec) -> list[str]:
-    """Rules that tie one setting to another, or to FuxiCTR."""
-    where = f"experiment '{run.model_id}'"
-    problems = []
-    monitored = [run.monitor] if isinstance(run.monitor, str) else list(run.monitor)
-    used = list(dict.fromkeys([*run.metrics, *monitored]))
-    for metric in used:
-        if metric not in ROW_METRICS and not is_group_metric(metric):
-            known_metrics = (*ROW_METRICS, *GROUP_METRICS, "NDCG(k=5)")
-            problems.append(
-                f"{where}: metric '{metric}' is unknown{suggestion(metric, known_metrics)}; "
-                f"known: {', '.join(known_metrics)}"
-            )
-    by_group = [metric for metric in used if is_group_metric(metric)]
-    if by_group and run.group_id is None:
-        problems.append(f"{where}: {', '.join(by_group)} need a group_id, for example user_id")
-    expected_mode = "min" if run.monitor == "logloss" else "max"
-    if isinstance(run.monitor, str) and run.monitor_mode != expected_mode:
-        problems.append(
-            f"{where}: monitor {run.monitor} improves towards {expected_mode}, "
-            f"but monitor_mode is {run.monitor_mode}"
-        )
-    optimizers = {n for n, c in vars(torch.optim).items() if isinstance(c, type)}
-    if run.optimizer.lower() != "adam" and run.optimizer not in optimizers:
-        problems.append(
-            f"{where}: optimizer '{run.optimizer}' is not in torch.optim"
-            f"{suggestion(run.optimizer, optimizers)}"
-        )
-    columns = {column.name for column in dataset.feature_cols if column.active}
-    features = {f.name for of in (True, False) for f in dataset.features(of_items=of)}
-    names = [("group_id", run.group_id, columns)] if run.group_id is not None else []
-    names += [("use_features", name, features) for name in run.use_features or []]
-    for override in run.feature_specs or []:
-        listed = override.name if isinstance(override.name, list) else [override.name]
-        names += [("feature_specs", name, features) for name in listed]
-    problems += [
-        f"{where}: {key}: '{name}' is no active column of {dataset.dataset_id}"
-        f"{suggestion(name, known)}"
-        for key, name, known in names
-        if name not in known
-    ]
-    return problems

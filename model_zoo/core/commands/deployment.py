@@ -13,6 +13,7 @@ from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
 from model_zoo.core.commands.places import writing_experiment
+from model_zoo.core.files import require_writable
 from model_zoo.core.serving.export import SUFFIX, export_folded
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
 
@@ -66,8 +67,9 @@ def write_folded(
             writing this experiment.
     """
     with _writing(config_dir, expid, overrides):
-        encoded, file = fold_experiment(config_dir, expid, overrides, **settings)
-        path = folded_path(encoded)
+        path = folded_path(load_experiment(config_dir, expid, overrides))
+        require_writable([path])
+        _, file = fold_experiment(config_dir, expid, overrides, **settings)
         if path.exists():
             before = load_folded(path)
             if before.checkpoint == file.checkpoint:
@@ -97,8 +99,10 @@ def export_experiment(
             this experiment.
     """
     with _writing(config_dir, expid, overrides):
-        encoded, file = fold_experiment(config_dir, expid, overrides, **settings)
-        path = folded_path(encoded).with_suffix(SUFFIX[kind])
+        folded = folded_path(load_experiment(config_dir, expid, overrides))
+        path = folded.with_suffix(SUFFIX[kind])
+        require_writable([path])
+        _, file = fold_experiment(config_dir, expid, overrides, **settings)
         return path, export_folded(file.folded, path, kind)
 
 

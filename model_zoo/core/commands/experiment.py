@@ -26,17 +26,27 @@ from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
-from model_zoo.core.commands.places import require_writable, writing_experiment
+from model_zoo.core.commands.places import require_training_places, writing_experiment
+from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.data.encode import encode_dataset
+from model_zoo.core.data.fingerprint import fingerprint
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
 from model_zoo.core.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import require_writable
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.core.serving.calibration import Kind
-from model_zoo.core.training.processes import is_main, joined, rank, wait_for_all, world_size
+from model_zoo.core.training.processes import (
+    gather,
+    is_main,
+    joined,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from model_zoo.core.training.state import load_state
 
 
@@ -78,8 +88,13 @@ def run_experiment(
     experiment = load_experiment(config_dir, expid, overrides)
     if calibrate is not None:
         require_folding(experiment, "--calibrate")
-    with joined(gpu) as device, writing_experiment(experiment):
-        return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
+    with joined(gpu) as device:
+        require_device(device)
+        if is_main():
+            require_training_places(config_dir, experiment)
+        rehearse(experiment, build_feature_map)
+        with writing_experiment(experiment):
+            return _run(Path(config_dir), experiment, device, resume=resume, calibrate=calibrate)
 
 
 def _run(
@@ -101,7 +116,9 @@ def _run(
     params = experiment.params
     settings = {**params, "processes": world_size()}
 
-    state = load_state(folder / f"{expid}.state", settings) if resume else None
+    # Read by one process: the others are given it.
+    data = gather(fingerprint(configured) if is_main() else None)[0]
+    state = load_state(folder / f"{expid}.state", settings, data) if resume else None
     start_log(params, keep=state is not None)
     logging.info("Params: " + print_to_json(params))
     report_device(gpu)
@@ -119,7 +136,11 @@ def _run(
     model.count_parameters()
     if resume and state is None:
         logging.info("No saved state to resume from: starting from the beginning")
-    model.keep_states(settings, state)
+    if state is not None and state.get("data") is None:
+        logging.warning(
+            "%s.state does not say on which data the training began: not checked", expid
+        )
+    model.keep_states(settings, state, data)
     torch.manual_seed(params["seed"] + rank())  # dropout of its own in each process
     with model.stopping_on_signals():
         model.fit(train, validation_data=valid, **params)
@@ -176,7 +197,7 @@ def prepare_dataset(
     generate_if_missing(experiment.dataset)
     summaries = check_dataset(experiment.dataset, splits=splits)
     if experiment.dataset.rebuild_dataset:
-        require_writable(Path(experiment.dataset.data_root) / experiment.dataset.dataset_id)
+        require_writable([], [Path(experiment.dataset.data_root) / experiment.dataset.dataset_id])
         encoded = encode_dataset(experiment.dataset)
         experiment = replace(experiment, dataset=encoded)
     return experiment, summaries
@@ -184,10 +205,10 @@ def prepare_dataset(
 
 def generate_if_missing(dataset: DatasetSpec) -> None:
     """Write the demo data set's files, if this is one and they are not there."""
-    if dataset.demo is None or Path(dataset.train_data).is_file():
+    if dataset.demo is None or Path(dataset.train_data).exists():
         return
     folder = Path(dataset.train_data).parent
-    require_writable(folder)
+    require_writable([], [folder])
     print(f"Generating {dataset.dataset_id} in {folder}", flush=True)
     generate_demo(folder, **dataset.demo.model_dump(exclude_none=True))
 
@@ -236,12 +257,9 @@ def report_device(gpu: int) -> None:
     Raises:
         InputError: If CUDA is there, but not that device.
     """
-    if gpu < 0:
-        return
-    if not torch.cuda.is_available():
+    require_device(gpu)
+    if gpu >= 0 and not torch.cuda.is_available():
         logging.info("CUDA is not available: --gpu %d runs on the CPU", gpu)
-    elif gpu >= torch.cuda.device_count():
-        raise InputError(f"--gpu {gpu}: expected 0..{torch.cuda.device_count() - 1}, or -1")
 
 
 def compare_with_oracle(dataset: DatasetSpec, auc: float) -> str:

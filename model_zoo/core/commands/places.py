@@ -11,6 +11,7 @@ from model_zoo.core.commands.config import Experiment
 from model_zoo.core.data.encode import STATE
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import make_folder, require_writable
 from model_zoo.core.locks import held
 from model_zoo.core.training.processes import is_main
 
@@ -21,18 +22,26 @@ LEFT = (
 )
 
 
-def require_writable(folder: Path) -> None:
-    """Fail before the work rather than after it.
+def require_training_places(config_dir: str | Path, experiment: Experiment) -> None:
+    """Refuse an experiment whose data, results or result line could not be written.
 
     Raises:
-        InputError: If a file cannot be created in the folder.
+        InputError: Naming each such file or folder and why.
     """
+    dataset, expid = experiment.dataset, experiment.run.model_id
+    trained = Path(experiment.run.model_root) / dataset.dataset_id
+    files = [trained / f"{expid}.{kind}" for kind in LEFT]
+    files.append(Path(f"{Path(config_dir).resolve().name}.csv"))
+    folders = [trained]
+    if dataset.rebuild_dataset:
+        folders.append(Path(dataset.data_root) / dataset.dataset_id)
+    require_writable(files, folders)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write results there: {error.strerror}") from None
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise InputError(
+            "no folder for temporary files can be written; set TMPDIR to one that can"
+        ) from None
 
 
 @contextmanager
@@ -48,7 +57,8 @@ def writing_experiment(experiment: Experiment) -> Iterator[None]:
         yield
         return
     folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
-    require_writable(folder)
+    require_writable([], [folder])
+    make_folder(folder)
     expid = experiment.run.model_id
     with held(folder / f"{expid}.lock", f"experiment '{expid}' in {folder}"):
         yield

@@ -27,7 +27,7 @@ from model_zoo.core.commands.experiment import (
     report_device,
 )
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
-from model_zoo.core.commands.places import experiment_inputs, require_writable
+from model_zoo.core.commands.places import experiment_inputs
 from model_zoo.core.commands.scoring import (
     ScoreBatch,
     Scored,
@@ -43,7 +43,7 @@ from model_zoo.core.data.encode import encode_file
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart, through_link, write_aside
+from model_zoo.core.files import require_apart, require_writable, write_aside
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded
 
@@ -87,7 +87,7 @@ def write_submission(
         raise InputError(f"data set '{raw.dataset.dataset_id}' has no test_data")
     path = Path(folder) / f"{expid}.zip"
     require_apart(experiment_inputs(config_dir, raw), {"the submission": path})
-    require_writable(path.parent)
+    require_writable([path], [path.parent])
     encoded, _ = prepare_dataset(raw, splits=("test",))
     feature_map = build_feature_map(encoded.params)
     score, calibration, _ = _scorer(raw.dataset, encoded, feature_map, gpu, calibrated=calibrated)
@@ -142,7 +142,7 @@ def score_file(
     require_apart({"--input": source, **experiment_inputs(config_dir, raw)}, {"--output": target})
     if target.is_dir():
         raise InputError(f"--output {target} is a folder; expected the name of a file")
-    require_writable(through_link(target).parent)
+    require_writable([target])
     for asked, option in ((calibrated, "--calibrated"), (explain, "--explain")):
         if asked:
             require_folding(raw, option)

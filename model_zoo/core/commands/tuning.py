@@ -24,7 +24,9 @@ from fuxictr.utils import Monitor, print_to_list
 from tqdm import tqdm
 
 from model_zoo.core.commands.config import load_experiment
-from model_zoo.core.commands.experiment import prepare_dataset
+from model_zoo.core.commands.experiment import build_feature_map, prepare_dataset
+from model_zoo.core.commands.places import require_training_places
+from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.yaml_files import (
     SUFFIXES,
     read_dataset,
@@ -33,6 +35,7 @@ from model_zoo.core.commands.yaml_files import (
     suggestion,
 )
 from model_zoo.core.errors import InputError
+from model_zoo.core.paths import expanded
 
 MARKER = ".made_by_tuner"  # in the folder of the trials' settings: its tuner file's name
 TUNER_KEYS = {"base_config", "base_expid", "dataset_id", "tuner_space"}
@@ -71,6 +74,11 @@ def run_grid(config_file: str, gpus: Sequence[int], script: str | Path) -> list[
     config_dir = _enumerate(config_file)
     expids = sorted(read_yaml(Path(config_dir, "model_config.yaml")))
     experiments = [load_experiment(config_dir, expid) for expid in expids]
+    for gpu in gpus:
+        require_device(gpu)
+    for experiment in experiments:
+        require_training_places(config_dir, experiment)
+        rehearse(experiment, build_feature_map)
     for experiment in experiments:
         prepare_dataset(experiment)  # here, rather than by several trials at once
     print(f"{len(expids)} trials on {len(gpus)} device(s), configured in {config_dir}", flush=True)
@@ -158,7 +166,7 @@ def _enumerate(config_file: str) -> str:
 
 
 def _base_config(tuner: Mapping[str, Any], config_file: str) -> str:
-    return str(tuner.get("base_config", os.path.dirname(config_file) or "."))
+    return expanded(str(tuner.get("base_config", os.path.dirname(config_file) or ".")))
 
 
 def _varied_keys(config_file: str) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import require_writable
+from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.facts import describe_dataset
 from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.report import draw_report, format_report, unsound
@@ -17,9 +19,15 @@ EXAMPLE = "qin-data validate MicroLens_1M_x1 --out reports/"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``qin-data validate``."""
     parser.add_argument("dataset_id", metavar="DATASET_ID", help="a name in dataset_config.yaml")
-    parser.add_argument("--config", default="config", help="folder with the YAML files")
     parser.add_argument(
-        "--out", default=".", metavar="DIR", help="where DATASET_ID.report.png goes"
+        "--config", type=path_argument, default="config", help="folder with the YAML files"
+    )
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        default=".",
+        metavar="DIR",
+        help="where DATASET_ID.report.png goes",
     )
 
 
@@ -34,10 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
     from model_zoo.core.commands.config import load_dataset
 
     dataset = load_dataset(arguments.config, arguments.dataset_id)
+    picture = Path(arguments.out) / f"{dataset.dataset_id}.report.png"
+    require_writable([picture])
     check_dataset(dataset)
     report = describe_dataset(dataset)
     print(format_report(report))
-    picture = Path(arguments.out) / f"{dataset.dataset_id}.report.png"
     with writing(picture):
         draw_report(report, picture)
     print(f"Picture: {picture}")

@@ -99,9 +99,11 @@ class HistoryLoader(ABC):
         metadata = [pq.ParquetFile(file).metadata for file in self.files]
         self.num_samples: int = sum(m.num_rows for m in metadata)
         self.num_blocks: int = sum(m.num_row_groups for m in metadata)
-        if split == "train" and self.num_samples < 2:
-            raise InputError(f"{data_path}: {self.num_samples} row; training needs at least 2")
         self._rank, self._processes = share
+        if split == "train" and self.num_samples < 2 * self._processes:
+            raise InputError(
+                f"{data_path}: rows: {self.num_samples}; training needs at least 2 for each process"
+            )
         if batch_size < 2 * self._processes and self._processes > 1:
             raise InputError(
                 f"batch_size is {batch_size}, but {self._processes} processes need 2 rows each"

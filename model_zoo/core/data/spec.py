@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
+from model_zoo.core.paths import expanded
+
+PathText = Annotated[str, AfterValidator(expanded)]  # ~ and $VARIABLE replaced
 Pooling = Literal["layers.MaskedAveragePooling()", "layers.MaskedSumPooling()"]
 
 
 class Spec(BaseModel):
-    """Base of what is read from YAML: no unknown keys, no text where a number belongs."""
+    """Base of what is read from YAML: no unknown keys, no text where a number belongs, no NaN."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class FeatureSpec(Spec):
@@ -58,12 +68,12 @@ class LabelSpec(Spec):
 class DemoSpec(Spec):
     """Arguments of :func:`model_zoo.core.prepare.demo.generate_demo`, where they differ."""
 
-    seed: int | None = None
-    num_users: int | None = None
-    num_items: int | None = None
-    train_rows: int | None = None
-    valid_rows: int | None = None
-    test_rows: int | None = None
+    seed: int | None = Field(None, ge=0)
+    num_users: int | None = Field(None, ge=1)
+    num_items: int | None = Field(None, ge=1)
+    train_rows: int | None = Field(None, ge=1)
+    valid_rows: int | None = Field(None, ge=1)
+    test_rows: int | None = Field(None, ge=1)
 
 
 def one_entry_per_column(entries: Any) -> Any:
@@ -84,20 +94,20 @@ class DatasetSpec(Spec):
     """
 
     dataset_id: str
-    data_root: str
+    data_root: PathText
     data_format: Literal["parquet"]
     rebuild_dataset: bool = False
     min_categr_count: int = Field(1, ge=1)
-    train_data: str
-    valid_data: str
-    test_data: str | None = None
-    item_info: str
+    train_data: PathText
+    valid_data: PathText
+    test_data: PathText | None = None
+    item_info: PathText
     feature_cols: Annotated[list[FeatureSpec], BeforeValidator(one_entry_per_column)]
     label_col: LabelSpec
     item_col: str = "item_id"
     history_col: str = "item_seq"
     demo: DemoSpec | None = None
-    oracle: str | None = None
+    oracle: PathText | None = None
     download_page: str | None = None
 
     @model_validator(mode="after")

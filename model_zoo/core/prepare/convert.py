@@ -47,7 +47,7 @@ from tqdm import tqdm
 
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart
+from model_zoo.core.files import require_apart, require_writable
 from model_zoo.core.prepare.clicks import NO_METADATA, Clicks, Metadata, read_clicks, read_items
 from model_zoo.core.prepare.convert_options import (
     EXAMPLE,
@@ -104,6 +104,7 @@ def convert_log(options: ConvertOptions, *, progress: bool = True) -> dict[str, 
     )
     try:
         with locked(out), tqdm(total=7, unit="stage", disable=quiet) as bar:
+            require_writable(out / name for name in FILES)
             bar.set_description("reading")
             clicks, metadata = _read(options)
             bar.update()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.tables import FORMATS
 
 EXAMPLE = """example:
@@ -21,7 +22,7 @@ EXAMPLE = """example:
 ROW_COLUMNS = ("user_id", "item_seq", "item_id", "label")
 ITEM_COLUMNS = ("item_id", "item_tags")
 
-_FILE: dict[str, Any] = {"metavar": "FILE"}
+_FILE: dict[str, Any] = {"metavar": "FILE", "type": path_argument}
 _COLUMN: dict[str, Any] = {"metavar": "COLUMN"}
 _COLUMNS: dict[str, Any] = {"metavar": "COLUMN", "nargs": "+"}
 _COUNT: dict[str, Any] = {"metavar": "N", "type": int}
@@ -42,7 +43,7 @@ class ConvertOptions:
     out: str = field(
         metadata={
             "help": "folder of the data set; created if needed",
-            "parser": {"metavar": "FOLDER"},
+            "parser": {"metavar": "FOLDER", "type": path_argument},
         }
     )
     items: str | None = _option(

@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import through_link, write_aside
+from model_zoo.core.files import require_writable, through_link, write_aside
 
 # Vocabulary sizes, for a dataset YAML. Id 0 of items and tags is padding and is counted.
 NUM_ITEMS = 2_000
@@ -119,6 +119,7 @@ def generate_demo(
         raise InputError(problems)
 
     target = Path(folder)
+    require_writable(target / f"{name}.parquet" for name in _SCHEMAS)
     # One stream per part: the size of one split does not change the values of another.
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)]
     random = dict(zip(("items", "users", *rows), streams, strict=True))

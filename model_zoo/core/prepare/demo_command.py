@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 
+from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.demo import generate_demo
 
 EXAMPLE = """examples:
@@ -26,7 +27,9 @@ _ARGUMENTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = inspect.signature(generate_demo).parameters
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the data set")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, metavar="FOLDER", help="folder of the data set"
+    )
     for flag, (name, meaning) in _ARGUMENTS.items():
         default = defaults[name].default
         parser.add_argument(

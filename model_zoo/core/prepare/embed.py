@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart, write_aside
+from model_zoo.core.files import require_apart, require_writable, write_aside
+from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
@@ -130,6 +131,7 @@ def embed(
     inputs |= {f"--ids-file {k}:": path for k, path in enumerate(ids_files, 1)}
     require_apart(inputs, {"--item-info": item_info, "the map": beside})
     require_apart({"--projection": projection}, {"--item-info": item_info})
+    require_writable([item_info, beside])
     items = read_items(item_info, item_id)
     check_new_columns(items, item_id, [column], replace)
     sources = open_all(items, vectors, item_id, ids_keys, vectors_keys, ids_files, row_order)
@@ -180,9 +182,10 @@ def embed(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``qin-data embed``."""
     add = parser.add_argument
-    add("--item-info", required=True, metavar="FILE", help="replaced in place")
+    add("--item-info", type=path_argument, required=True, metavar="FILE", help="replaced in place")
     add(
         "--vectors",
+        type=path_argument,
         required=True,
         nargs="+",
         metavar="FILE",
@@ -197,6 +200,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--names", nargs="+", default=[], metavar="NAME", help="names of the modalities")
     add(
         "--ids-file",
+        type=path_argument,
         nargs="+",
         default=[],
         metavar="FILE",
@@ -207,7 +211,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="vectors are in the row order of item_info: look at no ids",
     )
-    add("--projection", metavar="FILE", help="apply this saved map instead of fitting one")
+    add(
+        "--projection",
+        type=path_argument,
+        metavar="FILE",
+        help="apply this saved map instead of fitting one",
+    )
     add(
         "--memory-limit",
         type=float,

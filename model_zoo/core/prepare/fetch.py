@@ -19,7 +19,8 @@ from urllib.parse import urljoin
 from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import through_link
+from model_zoo.core.files import require_writable, through_link
+from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.manifest import difference, file_entry, read_manifest, write_manifest
 
@@ -111,6 +112,7 @@ def fetch(
 
     folder = Path(out) / dataset_id
     address = (base_url or dataset.base_url).rstrip("/") + "/"
+    require_writable((folder / n for n in names if not (folder / n).is_file()), [folder])
     entries = read_manifest(folder)
     downloaded = []
     for name in names:
@@ -222,7 +224,9 @@ class ResumingDownloader:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``qin-data fetch``."""
     parser.add_argument("dataset", metavar="DATASET", help=f"one of: {', '.join(DATA_SETS)}")
-    parser.add_argument("--out", default="data", metavar="FOLDER", help="folder of data sets")
+    parser.add_argument(
+        "--out", type=path_argument, default="data", metavar="FOLDER", help="folder of data sets"
+    )
     parser.add_argument("--base-url", metavar="URL", help="the data set's folder on a mirror")
     optional = [name for dataset in DATA_SETS.values() for name in dataset.companions]
     parser.add_argument(

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart
+from model_zoo.core.files import require_apart, require_writable
+from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.arrow_tables import is_number_list, list_matrix, read_table, unique_ids
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
@@ -89,6 +90,7 @@ def join(
     if fill is not None and not math.isfinite(fill):
         raise InputError(f"--fill is {fill}; expected a finite number")
     require_apart({"--metadata": metadata}, {"--item-info": item_info})
+    require_writable([item_info])
     items = read_items(item_info, item_id)
     names = [prefix + name for name in columns]
     check_new_columns(items, item_id, names, replace)
@@ -136,8 +138,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Note: track 2 of the WWW 2025 MM-CTR challenge allows the given item_info only; "
         "joining item_feature columns to it is not allowed there.",
     )
-    group.add_argument("--item-info", required=True, metavar="FILE", help="replaced in place")
-    group.add_argument("--metadata", required=True, metavar="FILE", help="parquet, csv or tsv")
+    group.add_argument(
+        "--item-info", type=path_argument, required=True, metavar="FILE", help="replaced in place"
+    )
+    group.add_argument(
+        "--metadata", type=path_argument, required=True, metavar="FILE", help="parquet, csv or tsv"
+    )
     group.add_argument(
         "--columns", required=True, nargs="+", metavar="NAME", help="columns of the metadata to add"
     )

@@ -24,7 +24,6 @@ from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.core.training.optimizer import (
     L2Penalty,
     LazyAdam,
-    Regularizer,
     build_optimizer,
     clip_gradients,
 )
@@ -34,7 +33,7 @@ from model_zoo.core.training.processes import (
     is_main,
     world_size,
 )
-from model_zoo.core.training.settings import require_in_range
+from model_zoo.core.training.settings import Count, Decay, Factor, Penalty, require_in_range
 from model_zoo.core.training.watch import (
     DeferredLoss,
     epoch_bar,
@@ -69,13 +68,13 @@ class TrainableModel(EvaluatedModel):
         self,
         feature_map: FeatureMap,
         *,
-        accumulation_steps: int = 1,
-        factor: float = 0.5,
+        accumulation_steps: Count = 1,
+        factor: Factor = 0.5,
         precision: Literal["fp32", "bf16"] = "fp32",
         embedding_update: Literal["dense", "lazy"] = "dense",
-        embedding_regularizer: float | Regularizer | None = None,
-        net_regularizer: float | Regularizer | None = None,
-        weight_average: float | None = None,
+        embedding_regularizer: Penalty = None,
+        net_regularizer: Penalty = None,
+        weight_average: Decay | None = None,
         tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 
 ROW_METRICS = ("AUC", "logloss")
 GROUP_METRICS = ("gAUC", "avgAUC", "MRR")
-_NDCG = re.compile(r"NDCG\(k=(\d+)\)")
+_NDCG = re.compile(r"NDCG\(k=([1-9]\d*)\)")
 
 _Floats = npt.NDArray[np.float64]
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
-import pydantic
 import torch
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
 
-# FuxiCTR's notation for norms other than the default (λ/2)·‖·‖².
-Regularizer = Annotated[
-    str, pydantic.Field(pattern=r"^(l[12]\([^,()]+\)|l1_l2\([^,()]+,[^,()]+\))$")
-]
+# torch's optimizers that need parameters and a rate, and take gradients of any shape. LBFGS
+# wants a closure, Muon matrices only, SparseAdam sparse gradients.
+OPTIMIZERS = (
+    *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
+    *("RMSprop", "Rprop", "SGD"),
+)
 
 
 def build_optimizer(

@@ -29,6 +29,9 @@ def joined(gpu: int) -> Iterator[int]:
 
     Yields:
         The device of this process: on CUDA, each process of a machine has one of its own.
+
+    Raises:
+        InputError: If there are more processes than CUDA devices.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield gpu
@@ -36,6 +39,11 @@ def joined(gpu: int) -> Iterator[int]:
     on_cuda = gpu >= 0 and torch.cuda.is_available()
     if on_cuda:
         gpu = int(os.environ["LOCAL_RANK"])
+        if gpu >= torch.cuda.device_count():
+            raise InputError(
+                f"process {gpu} of this machine has no CUDA device of its own: there are "
+                f"{torch.cuda.device_count()}; start fewer, or use --gpu -1"
+            )
         torch.cuda.set_device(gpu)
     store, this_rank, processes = next(dist.rendezvous("env://"))
     # torchrun keeps its store over a restart, and with it the addresses of processes that are

@@ -16,6 +16,7 @@ from torch import Tensor
 from model_zoo.core.errors import Interrupted
 from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.processes import any_process, gather, is_main, rank, world_size
+from model_zoo.core.training.settings import Minutes
 from model_zoo.core.training.signals import noting_signals
 from model_zoo.core.training.state import random_states, restore_random_states, save_state
 
@@ -35,7 +36,9 @@ class ResumableModel(BaseModel):
         ValueError: If ``checkpoint_minutes`` is not above 0.
     """
 
-    def __init__(self, *args: Any, checkpoint_minutes: float | None = 10.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, checkpoint_minutes: Minutes | None = 10.0, **kwargs: Any
+    ) -> None:
         if checkpoint_minutes is not None and checkpoint_minutes <= 0:
             raise ValueError(f"checkpoint_minutes must be above 0, got {checkpoint_minutes}")
         super().__init__(*args, **kwargs)
@@ -46,6 +49,7 @@ class ResumableModel(BaseModel):
         self._total_steps = 0
         self._first_batch = 0  # of this epoch, when it goes on in its middle
         self._settings: Mapping[str, Any] | None = None
+        self._data: Mapping[str, Any] | None = None
         self._resumed: dict[str, Any] | None = None
         self._save_due = False
         self._saved_at = time.monotonic()
@@ -53,15 +57,20 @@ class ResumableModel(BaseModel):
         self._average: WeightAverage | None = None
 
     def keep_states(
-        self, settings: Mapping[str, Any], resumed: dict[str, Any] | None = None
+        self,
+        settings: Mapping[str, Any],
+        resumed: dict[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Save the training's state while it runs, and begin with ``resumed`` if given.
 
         Args:
             settings: What a continuation must have in common with this training.
             resumed: A state of :func:`model_zoo.core.training.state.load_state`.
+            data: Likewise, the fingerprint of what it reads.
         """
         self._settings = dict(settings)
+        self._data = data
         self._resumed = resumed
 
     @property
@@ -105,6 +114,7 @@ class ResumableModel(BaseModel):
             return
         state = {
             "settings": self._settings,
+            "data": self._data,
             "epoch": self._epoch_index,
             "batches": batches,
             "total_steps": total_steps,

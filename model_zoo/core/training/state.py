@@ -13,11 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from model_zoo.core.data.fingerprint import Fingerprint, differences
 from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.files import through_link, write_aside
 
 # Settings that may differ between a training and its continuation.
 FREE_TO_CHANGE = {"verbose", "epochs", "model_root", "checkpoint_minutes", "debug_mode"}
+# Likewise, where the content of what lies there is known to be the same.
+PLACES = {
+    *("data_root", "train_data", "valid_data", "test_data", "item_info"),
+    *("oracle", "download_page"),
+}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -33,7 +39,9 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def load_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_state(
+    path: Path, settings: Mapping[str, Any], data: dict[str, Fingerprint] | None = None
+) -> dict[str, Any] | None:
     """The last readable state, or ``None`` where there is none at all.
 
     An unreadable state is reported in the log and the one before it is used.
@@ -41,9 +49,10 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None
     Args:
         path: Where :func:`save_state` wrote.
         settings: The settings of the training that is to go on.
+        data: What it would read.
 
     Raises:
-        InputError: If no state is readable, or its settings differ: each is named.
+        InputError: If no state is readable, or its settings or data differ: each is named.
     """
     unreadable = []
     path = through_link(path)
@@ -57,15 +66,34 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None
             unreadable.append(f"{file}: not a readable state: {first_line(error)}")
             logging.warning(unreadable[-1])
             continue
-        _refuse_other_settings(file, state["settings"], settings)
+        _refuse_other_data(file, state.get("data"), data)
+        same_data = None not in (state.get("data"), data)
+        free = FREE_TO_CHANGE | (PLACES if same_data else set())
+        _refuse_other_settings(file, state["settings"], settings, free)
         return state
     if unreadable:
         raise InputError([*unreadable, "no state is left to resume from; train without --resume"])
     return None
 
 
-def _refuse_other_settings(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    keys = sorted({*before, *now} - FREE_TO_CHANGE)
+def _refuse_other_data(
+    file: Path, before: dict[str, Fingerprint] | None, now: dict[str, Fingerprint] | None
+) -> None:
+    problems = [] if before is None or now is None else differences(before, now)
+    if problems:
+        raise InputError(
+            [
+                *(f"{file}: {problem}" for problem in problems),
+                "a training resumes on the data it began with: bring that back, or train "
+                "without --resume",
+            ]
+        )
+
+
+def _refuse_other_settings(
+    file: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: set[str]
+) -> None:
+    keys = sorted({*before, *now} - free)
     problems = [
         f"{file}: {key} was {before.get(key)!r} and is {now.get(key)!r}; "
         "a training resumes with the settings it began with"
