@@ -28,6 +28,7 @@ from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.places import require_writable, writing_experiment
 from model_zoo.core.commands.reliability import report_calibration
+from model_zoo.core.commands.sharing import owners_first, share_tables
 from model_zoo.core.data.encode import encode_dataset
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
@@ -205,10 +206,12 @@ def build_feature_map(params: Mapping[str, Any]) -> FeatureMap:
     """
     with tempfile.TemporaryDirectory() as data_root:
         settings = {**params, "data_root": data_root}
+        settings["feature_cols"] = owners_first(settings["feature_cols"])
         build_dataset(FeatureProcessor(**settings), **settings)
         folder = os.path.join(data_root, params["dataset_id"])
         feature_map = FeatureMap(params["dataset_id"], folder)
         feature_map.load(os.path.join(folder, "feature_map.json"), dict(params))
+    share_tables(feature_map, params["feature_cols"])
     return feature_map
 
 
