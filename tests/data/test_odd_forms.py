@@ -256,7 +256,9 @@ def test_a_missing_item_in_a_history_is_refused(ids: str, value: Any, problem: s
                 tables[name] = cast(column, text[column])(tables[name])
     lists = tables["valid"]["seq"].to_pylist()
     lists[2] = ["5" if ids == "str" else 5, value]
-    write(tables | {"valid": put(tables["valid"], seq=pa.array(lists, tables["valid"]["seq"].type))})
+    write(
+        tables | {"valid": put(tables["valid"], seq=pa.array(lists, tables["valid"]["seq"].type))}
+    )
     with pytest.raises(InputError) as caught:
         check_dataset(spec(features(ids)))
     assert re.match(r"raw/valid\.parquet: column 'seq', row 2: found", str(caught.value))
@@ -391,7 +393,10 @@ def test_chains_lists_and_rare_owners_share_ids() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"share_embedding": "brnad"}, "share_embedding 'brnad' is no column; did you mean 'brand'"),
+        (
+            {"share_embedding": "brnad"},
+            "'brnad' is no column; did you mean 'brand'",
+        ),
         ({"share_embedding": "price"}, "type categorical and type numeric"),
         ({"share_embedding": "brand"}, "dtype int and dtype str"),
         ({"share_embedding": "hour"}, "share_embedding goes round: hour -> hour"),

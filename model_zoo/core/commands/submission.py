@@ -26,8 +26,8 @@ from model_zoo.core.commands.experiment import (
     prepare_dataset,
     report_device,
 )
-from model_zoo.core.commands.kept_columns import KeptColumns
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
+from model_zoo.core.commands.kept_columns import KeptColumns
 from model_zoo.core.commands.places import experiment_inputs, require_writable
 from model_zoo.core.commands.scoring import (
     ScoreBatch,

@@ -213,9 +213,7 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
 def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
     """Content hash of a split; not computed again while size and time are the same."""
     files = [file for file in parquet_files(source) if file.is_file()]
-    stamp = [
-        [_place(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files
-    ]
+    stamp = [[_place(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = (state or {}).get("files", {}).get(name, {})
     # Scoring needs no train file once the vocabularies are there.
     if known and stamp in ([], known["stamp"]):

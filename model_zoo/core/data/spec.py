@@ -205,9 +205,7 @@ class DatasetSpec(Spec):
         kind = "sequence" if name == self.history_col else "categorical"
         length = None if self.rebuild_dataset else column.max_len
         # Constructed without validation: a sequence of its own would need a vocabulary.
-        return FeatureSpec.model_construct(
-            name=name, type=kind, dtype=column.dtype, max_len=length
-        )
+        return FeatureSpec.model_construct(name=name, type=kind, dtype=column.dtype, max_len=length)
 
     def column(self, name: str) -> FeatureSpec:
         return next(column for column in self.feature_cols if column.name == name)
