@@ -22,7 +22,7 @@ def owners_first(columns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     def place(name: str) -> None:
         owner = entries[name].get("share_embedding")
-        if owner in entries and owner not in ordered:
+        if owner is not None and owner in entries and owner not in ordered:
             place(owner)
         ordered.setdefault(name, entries[name])
 

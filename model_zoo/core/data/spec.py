@@ -202,7 +202,9 @@ class DatasetSpec(Spec):
         Its vocabulary is the item table; raw histories have no length of their own.
         """
         column = self.column(name)
-        kind = "sequence" if name == self.history_col else "categorical"
+        kind: Literal["sequence", "categorical"] = "categorical"
+        if name == self.history_col:
+            kind = "sequence"
         length = None if self.rebuild_dataset else column.max_len
         # Constructed without validation: a sequence of its own would need a vocabulary.
         return FeatureSpec.model_construct(name=name, type=kind, dtype=column.dtype, max_len=length)
