@@ -28,9 +28,11 @@ def _run(arguments: argparse.Namespace) -> None:
             target=arguments.output,
             calibrated=arguments.calibrated,
             explain=arguments.explain,
+            keep=arguments.keep,
         )
-    elif arguments.explain:
-        raise InputError("--explain needs --input and --output")
+    elif arguments.explain or arguments.keep:
+        option = "--explain" if arguments.explain else "--keep"
+        raise InputError(f"{option} needs --input and --output")
     else:
         write_submission(*experiment, task=arguments.task, calibrated=arguments.calibrated)
 
@@ -43,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--input", type=path_argument, help="score this parquet or csv file instead"
     )
     parser.add_argument("--output", type=path_argument, help="parquet or csv file for its scores")
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="columns of the input, such as its row ids, to write beside the scores; other "
+        "columns that the model does not need are ignored, a label too",
+    )
     parser.add_argument("--explain", action="store_true", help="write attention weights too")
     parser.add_argument(
         "--calibrated", action="store_true", help="apply the map of run_expid.py --calibrate"

@@ -138,6 +138,8 @@ def is_id_type(dtype: pa.DataType) -> bool:
     """Whether a column of this type may hold ids."""
     if pa.types.is_dictionary(dtype):
         return is_id_type(dtype.value_type)
+    if pa.types.is_decimal(dtype):
+        return bool(dtype.scale == 0)
     string = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
     return bool(string or pa.types.is_string_view(dtype) or pa.types.is_integer(dtype))
 

@@ -199,6 +199,7 @@ def _aligned(
     fill: int | float | None,
 ) -> npt.NDArray[Any]:
     """Values of the items, (n,) or (n, length); ``rows`` is -1 where there is none."""
+    column = _as_numbers(column)
     dtype = column.type
     integer = pa.types.is_integer(dtype) or is_number_list(dtype, floating=False)
     is_list = is_number_list(dtype)
@@ -227,6 +228,15 @@ def _aligned(
     values = np.full((len(ids), *stored.shape[1:]), 0 if is_list else fill or 0, stored.dtype)
     values[there] = stored
     return values
+
+
+def _as_numbers(column: pa.Array) -> pa.Array:
+    """Numbers that a writer stored as a dictionary, as decimals or as booleans."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64() if column.type.scale else pa.int64())
+    return column.cast(pa.int64()) if pa.types.is_boolean(column.type) else column
 
 
 def _as_stored(

@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pc
 
+from model_zoo.core.data.parquet import scan_file
 from model_zoo.core.errors import InputError
 
 FORMATS = ("auto", "csv", "tsv", "parquet", "pairs")
@@ -57,7 +58,8 @@ class Table:
         """Text or integers, as text without white space at the ends."""
         values = self.frame[name]
         known = (pl.String, pl.Categorical, pl.Enum)
-        if not (values.dtype.is_integer() or values.dtype in known):
+        whole = isinstance(values.dtype, pl.Decimal) and values.dtype.scale == 0
+        if not (values.dtype.is_integer() or whole or values.dtype in known):
             return self._refuse(name, "text or integers", pl.String)
         return values.cast(pl.String).str.strip_chars()
 
@@ -101,6 +103,8 @@ class Table:
 
     def times(self, name: str) -> tuple[pl.Series, bool]:
         values = self.frame[name]
+        if values.dtype in (pl.Categorical, pl.Enum):
+            values = values.cast(pl.String)
         dated = values.dtype in (pl.Date, pl.Datetime)
         if values.dtype == pl.String:
             times, dated = parse_times(values)
@@ -108,7 +112,7 @@ class Table:
             times = values.cast(pl.Datetime("us")).cast(pl.Int64)
         elif values.dtype.is_integer():
             times = values.cast(pl.Int64, strict=False)
-        elif values.dtype.is_float():
+        elif values.dtype.is_float() or values.dtype == pl.Decimal:
             times = values.cast(pl.Float64).replace([np.inf, -np.inf, np.nan], None)
         else:
             return self._refuse(name, "numbers or dates", pl.Int64), False
@@ -136,6 +140,8 @@ class Table:
 
     def _numbers(self, name: str) -> pl.Series | None:
         values = self.frame[name]
+        if values.dtype in (pl.Categorical, pl.Enum):
+            values = values.cast(pl.String)
         if values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean):
             return values.cast(pl.Float64, strict=False)
         return None
@@ -195,7 +201,7 @@ def load(path: str, form: str, required: Mapping[str, str], optional: Sequence[s
         _check_columns(path, form, required, names)
         wanted = list(dict.fromkeys([*required, *(n for n in optional if n in names)]))
         if form == "parquet":
-            scan = pl.scan_parquet(path, glob=False).select(wanted)
+            scan = scan_file(path).select(wanted)
             table = Table(path, scan.collect(engine="streaming"))
         else:
             table = _read_text(path, form, wanted)
@@ -209,7 +215,7 @@ def load(path: str, form: str, required: Mapping[str, str], optional: Sequence[s
 
 def _column_names(path: str, form: str) -> list[str]:
     if form == "parquet":
-        return pl.scan_parquet(path, glob=False).collect_schema().names()
+        return scan_file(path).collect_schema().names()
     if form == "pairs":
         return list(PAIRS)
     parse = pc.ParseOptions(
