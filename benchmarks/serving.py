@@ -37,7 +37,7 @@ from benchmarks.training import (
     item_columns,
     seconds,
 )
-from model_zoo.core.data.block import LENGTH_SUFFIX
+from model_zoo.core.data.spec import LENGTH_SUFFIX
 from model_zoo.core.serving.export import SUFFIX, export_folded, load_program
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids

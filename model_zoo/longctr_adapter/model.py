@@ -13,8 +13,8 @@ from fuxictr.pytorch.layers import DIN_Attention
 from torch import Tensor, nn
 
 from model_zoo import register_family
-from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.data.spec import LENGTH_SUFFIX
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.processes import world_size
 from model_zoo.longctr_adapter.arguments import constructor_signature

@@ -229,12 +229,14 @@ def test_columns_with_names_that_the_code_uses(expected: dict[str, Any]) -> None
         }
     )
     found = encoded(spec(columns))
-    back = {new: old for old, new in names.items()} | {"item_row_": "item_row"}
+    back = {new: old for old, new in names.items()} | {"item_row_": "item_row", "seq_": "seq"}
     found = {
         name: {back.get(column, column): values for column, values in table.items()}
         for name, table in found.items()
     }
     assert found == expected["encoded"]
+    with pytest.raises(ValueError, match="column 'seq_length': batches use this name"):
+        spec([{**c, "vocab_size": 9} for c in columns], rebuild_dataset=False)
     facts = describe_dataset(spec(columns), progress=False)
     assert facts.splits == expected["facts"].splits
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model_zoo.core.commands.config import Experiment
-from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.loader import StreamingLoader
-from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
 from model_zoo.core.folded import FoldedModel
 
 Batch = Mapping[str, Tensor]

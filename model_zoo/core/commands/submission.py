@@ -37,12 +37,11 @@ from model_zoo.core.commands.scoring import (
     open_rows,
     score_rows,
 )
-from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.cell_text import write_lists
 from model_zoo.core.data.csv_rows import csv_to_parquet
 from model_zoo.core.data.encode import encode_file
 from model_zoo.core.data.schema import check_dataset
-from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_apart, require_writable, write_aside
 from model_zoo.core.serving.calibration import Calibration

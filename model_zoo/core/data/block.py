@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.data.item_table import id_type, to_tensor, without_dictionary
-from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
 
-LENGTH_SUFFIX = "_length"
 ROWS_PER_READ = 16_384
 
 

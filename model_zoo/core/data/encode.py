@@ -26,7 +26,7 @@ from model_zoo.core.data.parquet import (
     scan_plain,
 )
 from model_zoo.core.data.schema import is_label_type
-from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
+from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec, FeatureSpec
 from model_zoo.core.data.vocabulary import (
     Encoder,
     Vocabularies,
@@ -135,11 +135,22 @@ def item_keys(dataset: DatasetSpec) -> pl.Series:
 
 def item_row_column(dataset: DatasetSpec) -> str:
     """``item_row``, or a longer name where the data set has a column of that name."""
-    names = {dataset.label_col.name, *(column.name for column in dataset.feature_cols)}
     name = ITEM_ROW
-    while name in names:
+    while name in _names(dataset):
         name += "_"
     return name
+
+
+def history_column(dataset: DatasetSpec) -> str:
+    """The history's name in encoded files: longer where a column has that of its lengths."""
+    name = dataset.history_col
+    while name + LENGTH_SUFFIX in _names(dataset):
+        name += "_"
+    return name
+
+
+def _names(dataset: DatasetSpec) -> set[str]:
+    return {dataset.label_col.name, *(column.name for column in dataset.feature_cols)}
 
 
 def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encoder]:
@@ -288,6 +299,7 @@ def _write_split(
     features = [*dataset.features(of_items=False), *dataset.meta_columns()]
     label = dataset.label_col.name
     ids = [dataset.ids(dataset.item_col), dataset.ids(dataset.history_col)]
+    item_row, history = item_row_column(dataset), history_column(dataset)
     unknown: dict[str, tuple[int, Any, int]] = {}  # column -> first row, its value, count
     with write_aside(target) as partial, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
@@ -300,7 +312,7 @@ def _write_split(
                     row, value, count = missing[0][0] + start, missing[0][1], len(missing)
                     before = unknown.get(name, (row, value, 0))
                     unknown[name] = (before[0], before[1], before[2] + count)
-            columns[0] = columns[0].alias(item_row_column(dataset))
+            columns = [columns[0].alias(item_row), columns[1].alias(history)]
             columns += encode_features(piece, features, encoders)
             if label in piece.columns and is_label_type(piece.schema[label]):
                 columns.append(piece[label].cast(pl.Float32, strict=False))
@@ -351,7 +363,7 @@ def _encoded_spec(
     item_row = item_row_column(dataset)
     columns = [
         FeatureSpec(name=item_row, type="meta", dtype="int"),
-        FeatureSpec(name=dataset.history_col, type="meta", dtype="int"),
+        FeatureSpec(name=history_column(dataset), type="meta", dtype="int"),
     ]
     for column in [*dataset.meta_columns(), *dataset.features(of_items=False)]:
         columns.append(_encoded_column(column, vocabulary))
@@ -362,6 +374,7 @@ def _encoded_spec(
             "rebuild_dataset": False,
             "feature_cols": columns,
             "item_col": item_row,
+            "history_col": history_column(dataset),
             "item_info": str(targets["item_info"]),
             "train_data": str(targets["train"]),
             "valid_data": str(targets["valid"]),

@@ -17,6 +17,7 @@ from pydantic import (
 from model_zoo.core.paths import expanded
 
 PathText = Annotated[str, AfterValidator(expanded)]  # ~ and $VARIABLE replaced
+LENGTH_SUFFIX = "_length"  # in a batch, of the lengths of the histories
 Pooling = Literal["layers.MaskedAveragePooling()", "layers.MaskedSumPooling()"]
 
 
@@ -116,6 +117,11 @@ class DatasetSpec(Spec):
         columns = {column.name: column for column in self.feature_cols}
         if len(columns) < len(self.feature_cols):
             raise ValueError("feature_cols names a column twice")
+        used = {"batch_rows"}
+        if not self.rebuild_dataset:
+            used.add(self.history_col + LENGTH_SUFFIX)
+        for name in used & {c.name for c in self.feature_cols if c.active}:
+            raise ValueError(f"column '{name}': batches use this name; rename the column")
         for role in ("item_col", "history_col"):
             if getattr(self, role) not in columns:
                 raise ValueError(f"{role} '{getattr(self, role)}' is not among feature_cols")

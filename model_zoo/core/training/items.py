@@ -11,8 +11,8 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, MaskedAveragePooling, MaskedSumPooling
 from torch import Tensor, nn
 
-from model_zoo.core.data.block import LENGTH_SUFFIX
 from model_zoo.core.data.item_table import ItemTable
+from model_zoo.core.data.spec import LENGTH_SUFFIX
 from model_zoo.core.layers import PooledEmbedding
 from model_zoo.core.training.engine import TrainableModel
 
