@@ -65,7 +65,7 @@ from model_zoo.core.prepare.rows import (
     levels,
     sample_negatives,
 )
-from model_zoo.core.prepare.tables import parse_times
+from model_zoo.core.prepare.splits import refuse_empty, split_events
 
 __all__ = ["EXAMPLE", "ConvertOptions", "add_arguments", "convert_log", "run"]
 
@@ -161,13 +161,13 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     events = Events.build(
         _codes(clicks.user, users), _codes(clicks.item, items), clicks.time, clicks.click
     )
-    split = _split(options, clicks, events)
+    split = split_events(options, clicks, events)
     enough = events.end - events.begin >= options.min_history
     splits = [
         Rows.of_events(events, np.flatnonzero(enough & (split == code)))
         for code in range(len(SPLITS))
     ]
-    _refuse_empty(options, events, splits)
+    refuse_empty(options, events, splits)
 
     in_training = events.item[events.click & (split == TRAIN)]
     popularity = np.bincount(in_training, minlength=len(items))
@@ -235,45 +235,6 @@ def _ordered_ids(values: pl.Series) -> pl.Series:
 
 def _codes(values: pl.Series, ids: pl.Series) -> Ints:
     return values.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
-
-
-def _split(options: ConvertOptions, clicks: Clicks, events: Events) -> Ints:
-    if options.split == "leave-last-out":
-        return events.leave_last_out()
-    if clicks.from_pairs:
-        raise InputError(
-            f"{options.interactions}: a pairs file has no times; expected --split leave-last-out"
-        )
-    problems, cuts = [], []
-    kind = "an ISO date" if clicks.dated else "a number"
-    for flag, text in (("--valid-from", options.valid_from), ("--test-from", options.test_from)):
-        times, dated = parse_times(pl.Series([text], dtype=pl.String))
-        if times[0] is None or dated != clicks.dated:
-            problems.append(f"{flag} is '{text}', expected {kind}, like the log's timestamps")
-        cuts.append(times[0])
-    if not problems and cuts[0] >= cuts[1]:
-        problems.append(
-            f"--valid-from is {options.valid_from}, expected a time before "
-            f"--test-from, {options.test_from}"
-        )
-    if problems:
-        raise InputError(problems)
-    return events.time_cut(*cuts)
-
-
-def _refuse_empty(options: ConvertOptions, events: Events, splits: list[Rows]) -> None:
-    clicks = {n: int(rows.click.sum()) for n, rows in zip(SPLITS, splits, strict=True)}
-    empty = [name for name, count in clicks.items() if not count]
-    if empty:
-        users = len(np.unique(events.user))
-        single = len(np.unique(events.user[events.last - events.begin < 2]))
-        raise InputError(
-            f"{options.interactions}: no click for {' and '.join(empty)}; --split {options.split} "
-            f"with --min-history {options.min_history} gives "
-            + ", ".join(f"{count} for {name}" for name, count in clicks.items())
-            + f" ({single} of {users} users have fewer than two clicks; "
-            f"times {events.time.min()} to {events.time.max()})"
-        )
 
 
 def _check_together(
