@@ -8,7 +8,8 @@ Files
     order); lists have no padding; rows are ordered by user and time.
 
 Rules
-    A *click* is a row of the log with label 1, or any row of a log without labels. Rows that
+    A *click* is a row of the log with label 1 (or a rating from ``label_threshold`` on), or any
+    row of a log without labels. Rows that
     repeat user, item and time count once, as a click if one of them is.
 
     History: the items the user clicked strictly before the row's time, oldest first, the
@@ -134,7 +135,10 @@ def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
             item=options.item,
             timestamp=options.timestamp,
             label=options.label,
+            threshold=options.label_threshold,
             keep=options.keep,
+            separator=options.list_separator,
+            lists=options.lists,
         )
     except InputError as error:
         problems += error.problems
@@ -146,6 +150,8 @@ def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
                 title=options.title,
                 counters=options.levels,
                 keep=options.keep_items,
+                separator=options.list_separator,
+                lists=options.lists,
                 max_tags=options.max_tags,
             )
     except InputError as error:
@@ -184,8 +190,8 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     item_info = pl.DataFrame(
         [
             items.alias("item_id"),
-            metadata.tags.gather(of_item).fill_null([]).alias("item_tags"),
-            *(c.gather(of_item) for c in metadata.kept.iter_columns()),
+            _of_items(metadata.tags, of_item).alias("item_tags"),
+            *(_of_items(c, of_item) for c in metadata.kept.iter_columns()),
         ]
     )
 
@@ -226,6 +232,12 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
         max_history=options.max_history,
         test_labels=not options.withhold_test_labels,
     )
+
+
+def _of_items(values: pl.Series, of_item: pl.Series) -> pl.Series:
+    """A metadata column for the items in order; an item without metadata has an empty list."""
+    gathered = values.gather(of_item)
+    return gathered.fill_null([]) if isinstance(values.dtype, pl.List) else gathered
 
 
 def _ordered_ids(values: pl.Series) -> pl.Series:

@@ -1,5 +1,6 @@
 """Tables as users keep them - csv, tsv, parquet - read strictly, with every problem reported.
 
+Text tables may be compressed, as their names say (``log.csv.gz``).
 Text tables are read as text, so ids such as ``007`` stay what they are; lines with too few or
 too many fields are refused, blank lines passed over. A row's number counts from 0, the header
 and blank lines not counted.
@@ -8,6 +9,7 @@ and blank lines not counted.
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pc
 
+from model_zoo.core.data.list_columns import guess_lists, holds_lists
+from model_zoo.core.data.text_files import COMPRESSIONS, open_text, table_suffix
 from model_zoo.core.errors import InputError
+from model_zoo.core.prepare.file_errors import unreadable
 
 FORMATS = ("auto", "csv", "tsv", "parquet", "pairs")
 PAIRS = ("user", "items")  # the columns of a pairs file, which has no header
@@ -69,11 +74,17 @@ class Table:
             self.expect(values != "", name, "an id")
         return values
 
-    def clicks(self, name: str) -> pl.Series:
+    def clicks(self, name: str, threshold: float | None = None) -> pl.Series:
+        """Labels 0 and 1, or ratings, which are clicks from the threshold on."""
         numbers = self._numbers(name)
         if numbers is None:
             return self._refuse(name, "0 and 1", pl.Boolean)
-        self.expect(numbers.is_in([0, 1]), name, "0 or 1")
+        if threshold is not None:
+            self.expect(numbers.is_finite(), name, "a number, for --label-threshold")
+            return numbers >= threshold
+        hint = "; --label-threshold 4 makes clicks of ratings from 4 on"
+        rated = numbers.is_finite() & ~numbers.is_in([0, 1])
+        self.expect(numbers.is_in([0, 1]), name, "0 or 1" + (hint if rated.any() else ""))
         return numbers == 1
 
     def counter(self, name: str) -> pl.Series:
@@ -84,14 +95,33 @@ class Table:
         self.expect(unknown | (numbers.is_finite() & (numbers >= 0)), name, "a number >= 0")
         return numbers
 
-    def feature(self, name: str) -> pl.Series:
+    def feature(
+        self, name: str, separator: str | None = None, lists: Sequence[str] | None = None
+    ) -> pl.Series:
+        """Numbers, text, or lists of either.
+
+        Args:
+            name: The column.
+            separator: Of lists written as text.
+            lists: Columns that hold them; by default those that :func:`holds_lists` finds
+                where a separator is declared.
+        """
         values = self.frame[name]
+        if isinstance(values.dtype, (pl.List, pl.Array)):
+            return self._lists(name)
+        if values.dtype in (pl.String, pl.Categorical, pl.Enum):
+            cells = values.cast(pl.String)
+            found = separator is not None and lists is None and holds_lists(cells, separator)
+            if found or name in (lists or ()):
+                return self._text_lists(name, separator)
+        elif name in (lists or ()):
+            return self._refuse(name, "lists, as such or as text (--lists)", pl.String)
         if values.dtype.is_numeric():
             return values
         if values.dtype == pl.Boolean:
             return values.cast(pl.Int64)
         if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
-            return self._refuse(name, "numbers or text", pl.String)
+            return self._refuse(name, "numbers, text, or lists of them", pl.String)
         text = values.cast(pl.String).str.strip_chars().replace("", None)
         for dtype in (pl.Int64, pl.Float64):
             numbers = text.cast(dtype, strict=False)
@@ -134,6 +164,33 @@ class Table:
                 f"{self.path}: column '{name}' mixes units: {examples}; expected one unit"
             )
 
+    def _lists(self, name: str) -> pl.Series:
+        """Lists without a hole; a list that is missing is empty."""
+        values = self.frame[name]
+        if isinstance(values.dtype, pl.Array):
+            values = values.arr.to_list()
+        inner = values.explode(empty_as_null=False).dtype
+        if not (inner.is_numeric() or inner in (pl.String, pl.Categorical, pl.Enum)):
+            return self._refuse(name, "numbers, text, or lists of them", pl.String)
+        if not inner.is_numeric():
+            values = values.cast(pl.List(pl.String))
+            hole = pl.element().is_null() | (pl.element().str.strip_chars() == "")
+        else:
+            hole = pl.element().is_null()
+        holes = values.list.eval(hole.any()).list.first().fill_null(False)
+        self.expect(~holes, name, "a value for each item of the list")
+        return values.fill_null(pl.Series([[]], dtype=values.dtype).implode()[0])
+
+    def _text_lists(self, name: str, separator: str | None) -> pl.Series:
+        cells = self.frame[name].cast(pl.String)
+        lists, problems = guess_lists(cells, separator)
+        good = np.ones(len(cells), dtype=np.bool_)
+        good[list(problems)] = False
+        first = f": {problems[min(problems)]}" if problems else ""
+        declared = "" if separator is None else f" with items separated by {separator!r}"
+        self.expect(pl.Series(good), name, f"a list{declared}, or one in brackets{first}")
+        return lists
+
     def _numbers(self, name: str) -> pl.Series | None:
         values = self.frame[name]
         if values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean):
@@ -175,15 +232,21 @@ def resolve(path: str, form: str, *, pairs: bool = True) -> str:
         raise InputError(f"{path}: no such file")
     if form != "auto":
         return form
-    suffix = Path(path).suffix.lower()
+    suffix = table_suffix(path)
     if suffix not in _SUFFIXES:
-        known = ", ".join(_SUFFIXES)
+        known = f"{', '.join(_SUFFIXES)} (text also with {', '.join(COMPRESSIONS)} after it)"
         how = f"{known}, or its format given with --format" if pairs else known
         raise InputError(f"{path}: the suffix '{suffix}' tells no format; expected {how}")
     form = _SUFFIXES[suffix]
     if form == "tsv" and pairs:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            fields = file.readline().strip().split("\t")
+        try:
+            with (
+                open_text(path) as stream,
+                io.TextIOWrapper(stream, "utf-8-sig", "replace") as file,
+            ):
+                fields = file.readline().strip().split("\t")
+        except OSError as error:
+            raise unreadable(Path(path), form, error) from None
         form = "pairs" if len(fields) == 2 and " " in fields[1].strip() else "tsv"
     return form
 
@@ -215,7 +278,7 @@ def _column_names(path: str, form: str) -> list[str]:
     parse = pc.ParseOptions(
         delimiter=_SEPARATORS[form], newlines_in_values=True, invalid_row_handler=lambda row: "skip"
     )
-    with pc.open_csv(path, parse_options=parse) as reader:
+    with pc.open_csv(open_text(path), parse_options=parse) as reader:
         names: list[str] = reader.schema.names
     return names
 
@@ -264,7 +327,9 @@ def _read_text(path: str, form: str, wanted: list[str]) -> Table:
     )
     as_text = dict.fromkeys(wanted, pa.string())
     convert = pc.ConvertOptions(include_columns=wanted, column_types=as_text)
-    columns = pc.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+    columns = pc.read_csv(
+        open_text(path), read_options=read, parse_options=parse, convert_options=convert
+    )
     if ragged:
         number, found, expected = ragged[0]
         others = f" ({len(ragged)} such rows)" if len(ragged) > 1 else ""
@@ -280,4 +345,5 @@ def _row(number: int) -> str:
 
 
 def _shown(value: Any) -> str:
+    value = value.to_list() if isinstance(value, pl.Series) else value
     return "nothing" if value is None or value == "" else repr(value)
