@@ -158,7 +158,7 @@ def test_compressed_by_its_name(tmp_path: Path, suffix: str) -> None:
 
 
 def test_ratings_become_clicks_from_the_threshold_on(tmp_path: Path) -> None:
-    ratings = [1, 4, 3.5, 5] * 3
+    ratings = [1.0, 4.0, 3.5, 5.0] * 3
     how: dict[str, Any] = {"label": "stars", "min_history": 0}
     rated = convert(tmp_path, "log.parquet", frame(stars=ratings), label_threshold=3.5, **how)
     by_rating = pl.read_parquet(rated / "train.parquet")

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.tables import PAIRS, load, resolve
+from model_zoo.core.prepare.table_files import PAIRS, load, resolve
 
 # Up to white space, or, where white space follows the '#', up to the end of the phrase.
 _HASHTAG = r"#(?:[^\s#]+|\s+[^#.,!?;:|。，！？]+)"

@@ -10,7 +10,7 @@ from typing import Any
 
 from model_zoo.core.data.list_columns import separator_problem
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.tables import FORMATS
+from model_zoo.core.prepare.table_files import FORMATS
 
 EXAMPLE = """example:
   qin-data convert --interactions MicroLens-50k_pairs.tsv --titles MicroLens-50k_titles.csv \\
