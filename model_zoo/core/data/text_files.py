@@ -35,13 +35,14 @@ def open_text(path: str | os.PathLike[str]) -> pa.NativeFile:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a text without white space at their ends; blank ones at its end are left out.
+    """The lines of a text; blank ones at its end are left out.
 
     Raises:
         OSError: As :func:`open_text`.
         UnicodeDecodeError: It is not UTF-8.
     """
     with open_text(path) as file:
-        text = file.read().decode("utf-8-sig")
-    lines = text.rstrip().replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return [line.strip() for line in lines] if text.strip() else []
+        text = file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    # Not splitlines: an id may hold what Unicode calls a line's end.
+    lines: list[str] = text.rstrip(" \n").split("\n")
+    return lines if text.strip() else []
