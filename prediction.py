@@ -27,9 +27,11 @@ def _run(arguments: argparse.Namespace) -> None:
             target=arguments.output,
             calibrated=arguments.calibrated,
             explain=arguments.explain,
+            keep=arguments.keep,
         )
-    elif arguments.explain:
-        raise InputError("--explain needs --input and --output")
+    elif arguments.explain or arguments.keep:
+        option = "--explain" if arguments.explain else "--keep"
+        raise InputError(f"{option} needs --input and --output")
     else:
         write_submission(*experiment, task=arguments.task, calibrated=arguments.calibrated)
 
@@ -40,6 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", default="Task2", choices=TASKS, help="name of the score column")
     parser.add_argument("--input", help="score this parquet or csv file instead")
     parser.add_argument("--output", help="parquet or csv file for its scores")
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="columns of the input, such as its row ids, to write beside the scores; other "
+        "columns that the model does not need are ignored, a label too",
+    )
     parser.add_argument("--explain", action="store_true", help="write attention weights too")
     parser.add_argument(
         "--calibrated", action="store_true", help="apply the map of run_expid.py --calibrate"

@@ -28,10 +28,12 @@ from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.places import require_writable, writing_experiment
 from model_zoo.core.commands.reliability import report_calibration
+from model_zoo.core.commands.sharing import owners_first, share_tables
 from model_zoo.core.data.encode import encode_dataset
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
-from model_zoo.core.data.schema import SPLITS, SplitSummary, check_dataset
+from model_zoo.core.data.parquet import scan_file
+from model_zoo.core.data.schema import SPLITS, UNLABELLED, SplitSummary, check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.demo import generate_demo
@@ -128,6 +130,8 @@ def _run(
     results = {"valid": model.evaluate(valid)}
     if experiment.dataset.oracle and "AUC" in results["valid"]:
         logging.info(compare_with_oracle(experiment.dataset, results["valid"]["AUC"]))
+    if "test" in splits and splits["test"].unlabelled:
+        logging.warning(UNLABELLED, splits["test"].unlabelled)
     if "test" in splits and splits["test"].labelled:
         logging.info("****** Test evaluation ******")
         test = RankDataLoader(feature_map, stage="test", **params, **loaders)
@@ -159,13 +163,14 @@ def start_log(params: Mapping[str, Any], *, keep: bool) -> None:
 
 
 def prepare_dataset(
-    experiment: Experiment, *, splits: tuple[str, ...] = SPLITS
+    experiment: Experiment, *, splits: tuple[str, ...] = SPLITS, scoring: bool = False
 ) -> tuple[Experiment, dict[str, SplitSummary]]:
     """Generate a demo data set that is not there yet, check the files, encode raw ones.
 
     Args:
         experiment: The experiment as configured.
         splits: The splits that are needed.
+        scoring: As in :func:`check_dataset`.
 
     Returns:
         The experiment on integer data, and a summary of each split.
@@ -174,7 +179,7 @@ def prepare_dataset(
         InputError: If a file is missing or wrong.
     """
     generate_if_missing(experiment.dataset)
-    summaries = check_dataset(experiment.dataset, splits=splits)
+    summaries = check_dataset(experiment.dataset, splits=splits, scoring=scoring)
     if experiment.dataset.rebuild_dataset:
         require_writable(Path(experiment.dataset.data_root) / experiment.dataset.dataset_id)
         encoded = encode_dataset(experiment.dataset)
@@ -201,10 +206,12 @@ def build_feature_map(params: Mapping[str, Any]) -> FeatureMap:
     """
     with tempfile.TemporaryDirectory() as data_root:
         settings = {**params, "data_root": data_root}
+        settings["feature_cols"] = owners_first(settings["feature_cols"])
         build_dataset(FeatureProcessor(**settings), **settings)
         folder = os.path.join(data_root, params["dataset_id"])
         feature_map = FeatureMap(params["dataset_id"], folder)
         feature_map.load(os.path.join(folder, "feature_map.json"), dict(params))
+    share_tables(feature_map, params["feature_cols"])
     return feature_map
 
 
@@ -246,7 +253,7 @@ def report_device(gpu: int) -> None:
 
 def compare_with_oracle(dataset: DatasetSpec, auc: float) -> str:
     """The valid AUC beside the best that any model can reach on generated data."""
-    oracle = pl.read_parquet(dataset.oracle).filter(pl.col("split") == "valid")
+    oracle = scan_file(str(dataset.oracle)).filter(pl.col("split") == "valid").collect()
     best = float(roc_auc_score(oracle["label"], oracle["probability"]))
     share = (auc - 0.5) / (best - 0.5)
     return (

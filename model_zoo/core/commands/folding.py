@@ -6,12 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
 from model_zoo import folding_models, get_model
 from model_zoo.core.commands.config import Experiment
-from model_zoo.core.data.encode import read_vocabularies
+from model_zoo.core.data.encode import item_keys, read_vocabularies
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile
@@ -75,10 +74,9 @@ def _raw_ids(dataset: DatasetSpec, num_items: int) -> Ids:
         for name, pairs in read_vocabularies(dataset).items()
         if name in names
     }
-    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
     return Ids(
         item_col=dataset.item_col,
-        rows={key: row for row, key in enumerate(keys, start=1)},
+        rows={key: row for row, key in enumerate(item_keys(dataset), start=1)},
         unknown=num_items if dataset.item_col in vocabularies else None,
         vocabularies=vocabularies,
         max_lens={f.name: f.max_len for f in features if f.type == "sequence" and f.max_len},

@@ -49,7 +49,8 @@ def report_calibration(
     folds = isinstance(model, Foldable)
     file = fold_model(model, raw, encoded) if folds else None
     score = by_model(model) if file is None else by_folded(file.folded, encoded.dataset)
-    valid = open_rows(encoded, model.feature_map, encoded.dataset.valid_data, split="valid")
+    path = encoded.dataset.valid_data
+    valid = open_rows(encoded, model.feature_map, path, split="valid", labelled=True)
     logit, label = logits_and_labels(
         score, valid, encoded.dataset, progress=encoded.run.verbose > 0
     )

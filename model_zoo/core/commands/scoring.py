@@ -38,9 +38,14 @@ class Scored(NamedTuple):
 
 
 def open_rows(
-    experiment: Experiment, feature_map: Any, path: str | Path, *, split: str = "test"
+    experiment: Experiment,
+    feature_map: Any,
+    path: str | Path,
+    *,
+    split: str = "test",
+    labelled: bool = False,
 ) -> StreamingLoader:
-    """A checked split as batches in file order."""
+    """A checked split as batches in file order; without ``labelled`` no label is looked at."""
     return StreamingLoader(
         feature_map,
         path,
@@ -48,6 +53,7 @@ def open_rows(
         batch_size=experiment.run.batch_size,
         dataset=experiment.dataset,
         max_len=experiment.run.max_len,
+        inputs_only=not labelled,
     )
 
 

@@ -26,6 +26,7 @@ from model_zoo.core.commands.experiment import (
     prepare_dataset,
     report_device,
 )
+from model_zoo.core.commands.kept_columns import KeptColumns
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
 from model_zoo.core.commands.places import experiment_inputs, require_writable
 from model_zoo.core.commands.scoring import (
@@ -49,6 +50,7 @@ from model_zoo.core.serving.file import FoldedFile, load_folded
 
 TASKS = ("Task1", "Task2", "Task1&2")
 FORMATS = (".parquet", ".csv")
+SCORE_COLUMNS, EXPLAINED = ("ID", "probability"), ("history", "attention")
 
 
 def write_submission(
@@ -88,7 +90,7 @@ def write_submission(
     path = Path(folder) / f"{expid}.zip"
     require_apart(experiment_inputs(config_dir, raw), {"the submission": path})
     require_writable(path.parent)
-    encoded, _ = prepare_dataset(raw, splits=("test",))
+    encoded, _ = prepare_dataset(raw, splits=("test",), scoring=True)
     feature_map = build_feature_map(encoded.params)
     score, calibration, _ = _scorer(raw.dataset, encoded, feature_map, gpu, calibrated=calibrated)
     test = open_rows(encoded, feature_map, str(encoded.dataset.test_data))
@@ -108,8 +110,11 @@ def score_file(
     target: str | Path,
     calibrated: bool = False,
     explain: bool = False,
+    keep: Sequence[str] = (),
 ) -> Path:
     """Score any file with the data set's columns; neither a label nor user ids are needed.
+
+    Columns that are no input of the model are not looked at, a label neither.
 
     Args:
         config_dir: Folder with the YAML files.
@@ -122,6 +127,7 @@ def score_file(
             saw and their weights.
         calibrated: Apply the calibration map that ``run_expid.py --calibrate`` fitted.
         explain: Write the attention weights too.
+        keep: Columns of ``source`` to write beside the scores, as they are there.
 
     Returns:
         ``target``.
@@ -146,6 +152,7 @@ def score_file(
     for asked, option in ((calibrated, "--calibrated"), (explain, "--explain")):
         if asked:
             require_folding(raw, option)
+    kept = KeptColumns(source, keep, target, SCORE_COLUMNS + EXPLAINED * explain)
     encoded, _ = prepare_dataset(raw, splits=())
     with tempfile.TemporaryDirectory() as folder:
         rows = _as_encoded(raw.dataset, source, Path(folder))
@@ -156,7 +163,7 @@ def score_file(
         loader = open_rows(encoded, feature_map, rows)
         scored = score_rows(score, loader, progress=encoded.run.verbose > 0)
         tables = _tables(scored, encoded.dataset, keys if explain else None, calibration)
-        write_tables(target, tables)
+        write_tables(target, kept.beside(tables))
     logging.info("Wrote %s: %d rows", target, loader.num_samples)
     return target
 
@@ -264,7 +271,7 @@ def _as_encoded(raw: DatasetSpec, source: Path, folder: Path) -> Path:
         csv_to_parquet(source, rows, dataset)
         dataset = dataset.model_copy(update={"test_data": str(rows)})
     try:
-        check_dataset(dataset, splits=("test",))
+        check_dataset(dataset, splits=("test",), scoring=True)
         if not raw.rebuild_dataset:
             return Path(str(dataset.test_data))
         encode_file(dataset, Path(str(dataset.test_data)), folder / "encoded.parquet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model_zoo.core.data.schema import check_dataset
+from model_zoo.core.data.schema import UNLABELLED, check_dataset
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.facts import describe_dataset
 from model_zoo.core.prepare.file_errors import writing
@@ -34,13 +34,15 @@ def run(arguments: argparse.Namespace) -> None:
     from model_zoo.core.commands.config import load_dataset
 
     dataset = load_dataset(arguments.config, arguments.dataset_id)
-    check_dataset(dataset)
+    summaries = check_dataset(dataset)
     report = describe_dataset(dataset)
     print(format_report(report))
     picture = Path(arguments.out) / f"{dataset.dataset_id}.report.png"
     with writing(picture):
         draw_report(report, picture)
     print(f"Picture: {picture}")
+    if "test" in summaries and summaries["test"].unlabelled:
+        print(f"warning: {UNLABELLED % summaries['test'].unlabelled}")
     reasons = unsound(report)
     if reasons:
         raise InputError([f"{dataset.dataset_id}: {reason}" for reason in reasons])

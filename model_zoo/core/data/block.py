@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from model_zoo.core.data.item_table import id_type, to_tensor
+from model_zoo.core.data.item_table import id_type, to_tensor, without_dictionary
 from model_zoo.core.data.spec import DatasetSpec
 
 LENGTH_SUFFIX = "_length"
@@ -153,6 +153,7 @@ def read_block(
 
 
 def _column(values: pa.Array, name: str, dataset: DatasetSpec) -> Tensor:
+    values = without_dictionary(values)
     if name == dataset.label_col.name:
         return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32))
     feature = dataset.column(name)
@@ -177,7 +178,8 @@ def pack_histories(histories: pa.Array, max_len: int) -> tuple[Tensor, Tensor]:
         (tensor([7, 8, 4, 3, 2]), tensor([2, 3, 0]))
     """
     slots = pc.list_value_length(histories).to_numpy().astype(np.int64)
-    items = histories.flatten().to_numpy()
+    # Where no history has an item, a writer may know no type for them.
+    items = without_dictionary(histories.flatten()).to_numpy(zero_copy_only=False)
     real = items != 0
     if items.size and (slots == slots[0]).all():
         lengths = np.count_nonzero(real.reshape(len(slots), slots[0]), axis=1)

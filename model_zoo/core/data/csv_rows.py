@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
     label = dataset.label_col.name
     found: dict[str, tuple[int, str, str, int]] = {}  # column -> first row, cell, problem, count
     try:
-        names = _header(source)
+        found_names = csv_header(source)
+        require_once(source, found_names, [*lists, *kinds])
+        names = [name for name in found_names if found_names.count(name) == 1]
         empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
         schema = _converted(empty, lists, kinds, label)[0].to_arrow().schema
         with pq.ParquetWriter(target, schema) as writer:
             start = 0
-            for text in _pieces(source, names):
+            for text in csv_texts(source, names):
                 table, problems = _converted(text, lists, kinds, label)
                 for name, rows in problems.items():
                     row = min(rows)
@@ -69,11 +71,21 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
         )
 
 
-def _header(source: Path) -> list[str]:
+def csv_header(source: Path) -> list[str]:
+    """The names of a csv file's columns, also those that appear twice."""
     parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
     with pc.open_csv(source, _reading(), parse) as reader:
         names: list[str] = reader.schema.names
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return names
+
+
+def require_once(source: Path, names: list[str], needed: Iterable[str]) -> None:
+    """Refuse a needed column that the header names twice.
+
+    Raises:
+        InputError: For every such column.
+    """
+    twice = [name for name in dict.fromkeys(needed) if names.count(name) > 1]
     if twice:
         raise InputError(
             [
@@ -81,7 +93,6 @@ def _header(source: Path) -> list[str]:
                 for name in twice
             ]
         )
-    return names
 
 
 def _reading() -> pc.ReadOptions:
@@ -89,8 +100,8 @@ def _reading() -> pc.ReadOptions:
     return pc.ReadOptions(use_threads=False, block_size=_BLOCK)
 
 
-def _pieces(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
-    """The rows as text, piece by piece; pyarrow counts the fields of every line.
+def csv_texts(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
+    """Columns of all rows as text, piece by piece; pyarrow counts the fields of every line.
 
     Raises:
         InputError: At the end, if a row has too few or too many fields.
@@ -107,7 +118,9 @@ def _pieces(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
         return "skip"
 
     parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
-    convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    convert = pc.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), include_columns=names
+    )
     with pc.open_csv(source, _reading(), parse, convert) as reader:
         for batch in reader:
             piece = pl.from_arrow(pa.Table.from_batches([batch]))

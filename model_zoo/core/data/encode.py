@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from model_zoo.core.data.schema import parquet_files
+from model_zoo.core.data.parquet import (
+    parquet_files,
+    plain_pieces,
+    scan_plain,
+)
+from model_zoo.core.data.schema import is_label_type
 from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
 from model_zoo.core.data.vocabulary import (
     Encoder,
@@ -34,7 +38,6 @@ from model_zoo.core.files import write_aside
 
 ITEM_ROW = "item_row"
 STATE = "encoding.json"
-ROWS_PER_PIECE = 65_536
 
 
 def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpec:
@@ -121,8 +124,22 @@ def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
     Raises:
         InputError: If an item is not in item_info.
     """
-    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
-    _write_split(dataset, _encoders(dataset, read_vocabularies(dataset)), keys, source, target)
+    encoders = _encoders(dataset, read_vocabularies(dataset))
+    _write_split(dataset, encoders, item_keys(dataset), source, target)
+
+
+def item_keys(dataset: DatasetSpec) -> pl.Series:
+    """The raw ids of item_info, in the order of its rows."""
+    return scan_plain(dataset.item_info, [dataset.ids(dataset.item_col)]).collect().to_series()
+
+
+def item_row_column(dataset: DatasetSpec) -> str:
+    """``item_row``, or a longer name where the data set has a column of that name."""
+    names = {dataset.label_col.name, *(column.name for column in dataset.feature_cols)}
+    name = ITEM_ROW
+    while name in names:
+        name += "_"
+    return name
 
 
 def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encoder]:
@@ -196,7 +213,9 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
 def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
     """Content hash of a split; not computed again while size and time are the same."""
     files = [file for file in parquet_files(source) if file.is_file()]
-    stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    stamp = [
+        [_place(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files
+    ]
     known = (state or {}).get("files", {}).get(name, {})
     # Scoring needs no train file once the vocabularies are there.
     if known and stamp in ([], known["stamp"]):
@@ -209,6 +228,11 @@ def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[s
     return {"stamp": stamp, "sha256": digest.hexdigest()}
 
 
+def _place(file: Path, source: str) -> str:
+    """Where a file is in the folder of its split; its name where it is the split."""
+    return file.relative_to(source).as_posix() if Path(source).is_dir() else file.name
+
+
 def _transform(
     dataset: DatasetSpec,
     vocabulary: Vocabularies,
@@ -219,26 +243,25 @@ def _transform(
     progress: bool,
 ) -> None:
     encoders = _encoders(dataset, vocabulary)
-    keys = pl.read_parquet(dataset.item_info, columns=[dataset.item_col]).to_series()
+    keys = item_keys(dataset)
     bar = tqdm(names, desc="Encoding", unit="file", disable=None if progress else True)
     for name in bar:
+        source, target = sources[name], targets[name]
         if name == "item_info":
-            _write_items(dataset, encoders, targets[name])
-            continue
-        for file in parquet_files(sources[name]):
-            target = targets[name]
-            _write_split(
-                dataset,
-                encoders,
-                keys,
-                file,
-                target / file.name if Path(sources[name]).is_dir() else target,
-            )
+            _write_items(dataset, encoders, target)
+        elif Path(source).is_dir():
+            files = {target / _place(file, source): file for file in parquet_files(source)}
+            for left in set(parquet_files(target)) - set(files) if target.is_dir() else ():
+                left.unlink()  # of a part that is gone
+            for part, file in files.items():
+                _write_split(dataset, encoders, keys, file, part)
+        else:
+            _write_split(dataset, encoders, keys, Path(source), target)
 
 
 def _write_items(dataset: DatasetSpec, encoders: dict[str, Encoder], target: Path) -> None:
     features = dataset.features(of_items=True)
-    items = pl.read_parquet(dataset.item_info, columns=[f.name for f in features])
+    items = scan_plain(dataset.item_info, features).collect()
     encoded = pl.DataFrame(encode_features(items, features, encoders))
     padding = encoded.head(1).select(
         pl.col(f.name).list.eval(pl.element() * 0)
@@ -246,7 +269,7 @@ def _write_items(dataset: DatasetSpec, encoders: dict[str, Encoder], target: Pat
         else pl.col(f.name) * 0
         for f in features
     )
-    table = pl.concat([padding, encoded]).with_row_index(ITEM_ROW)
+    table = pl.concat([padding, encoded]).with_row_index(item_row_column(dataset))
     with write_aside(target) as partial:
         table.write_parquet(partial)
 
@@ -266,10 +289,11 @@ def _write_split(
     """
     features = [*dataset.features(of_items=False), *dataset.meta_columns()]
     label = dataset.label_col.name
+    ids = [dataset.ids(dataset.item_col), dataset.ids(dataset.history_col)]
     unknown: dict[str, tuple[int, Any, int]] = {}  # column -> first row, its value, count
     with write_aside(target) as partial, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        for start, piece in _pieces(source):
+        for start, piece in plain_pieces(source, [*ids, *features], [label]):
             columns = []
             for name in (dataset.item_col, dataset.history_col):
                 column, missing = _item_rows(piece[name], keys)
@@ -278,10 +302,13 @@ def _write_split(
                     row, value, count = missing[0][0] + start, missing[0][1], len(missing)
                     before = unknown.get(name, (row, value, 0))
                     unknown[name] = (before[0], before[1], before[2] + count)
-            columns[0] = columns[0].alias(ITEM_ROW)
+            columns[0] = columns[0].alias(item_row_column(dataset))
             columns += encode_features(piece, features, encoders)
-            columns += [piece[label]] if label in piece.columns else []
-            table = pl.DataFrame(columns).to_arrow()
+            if label in piece.columns and is_label_type(piece.schema[label]):
+                columns.append(piece[label].cast(pl.Float32, strict=False))
+            # Ids of users and groups only have to be told apart.
+            narrow = pl.selectors.by_dtype(pl.Int128).cast(pl.Int64, wrap_numerical=True)
+            table = pl.DataFrame(columns).with_columns(narrow).to_arrow()
             if writer is None:
                 writer = stack.enter_context(pq.ParquetWriter(partial, table.schema))
             writer.write_table(table)
@@ -296,17 +323,19 @@ def _write_split(
 
 
 def _item_rows(values: pl.Series, keys: pl.Series) -> tuple[pl.Series, list[tuple[int, Any]]]:
-    """Item ids, or lists of them, as rows of item_info; missing ids of a list are dropped.
+    """Item ids, or lists of them, as rows of item_info; nulls of a list are padding.
 
     Returns:
         The rows, int32, and the row number and value of each id that is not in ``keys``.
     """
-    is_list = values.dtype == pl.List or values.dtype == pl.Array
+    is_list = values.dtype == pl.List
     flat = values.explode(empty_as_null=False) if is_list else values
     slots = values.list.len().to_numpy() if is_list else np.ones(len(values), dtype=np.int64)
     owner = np.repeat(np.arange(len(values)), slots)
     real = (flat.is_not_null() & (flat.cast(pl.String) != "")).to_numpy()
     flat, owner = flat.filter(pl.Series(real)), owner[real]
+    if flat.dtype != keys.dtype:  # some are beyond 64 bits with a sign
+        flat, keys = flat.cast(pl.Int128), keys.cast(pl.Int128)
     rows = flat.replace_strict(keys, range(1, len(keys) + 1), default=None, return_dtype=pl.Int32)
     absent = rows.is_null()
     missing = list(zip(owner[absent.to_numpy()].tolist(), flat.filter(absent), strict=True))
@@ -318,21 +347,12 @@ def _item_rows(values: pl.Series, keys: pl.Series) -> tuple[pl.Series, list[tupl
     return pl.Series(values.name, pl.from_arrow(lists)), missing
 
 
-def _pieces(source: Path) -> Iterator[tuple[int, pl.DataFrame]]:
-    """First row number and rows of each piece of a file."""
-    start = 0
-    for batch in pq.ParquetFile(source).iter_batches(batch_size=ROWS_PER_PIECE):
-        piece = pl.from_arrow(pa.Table.from_batches([batch]))
-        assert isinstance(piece, pl.DataFrame)  # from_arrow makes a Series only of an array
-        yield start, piece
-        start += len(piece)
-
-
 def _encoded_spec(
     dataset: DatasetSpec, vocabulary: Vocabularies, targets: dict[str, Path]
 ) -> DatasetSpec:
+    item_row = item_row_column(dataset)
     columns = [
-        FeatureSpec(name=ITEM_ROW, type="meta", dtype="int"),
+        FeatureSpec(name=item_row, type="meta", dtype="int"),
         FeatureSpec(name=dataset.history_col, type="meta", dtype="int"),
     ]
     for column in [*dataset.meta_columns(), *dataset.features(of_items=False)]:
@@ -343,7 +363,7 @@ def _encoded_spec(
         update={
             "rebuild_dataset": False,
             "feature_cols": columns,
-            "item_col": ITEM_ROW,
+            "item_col": item_row,
             "item_info": str(targets["item_info"]),
             "train_data": str(targets["train"]),
             "valid_data": str(targets["valid"]),

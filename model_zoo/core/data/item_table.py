@@ -83,7 +83,9 @@ def load_item_table(
         features: The features to read.
         rescale: Whether columns of vectors are rescaled.
     """
-    table = pq.read_table(path, columns=[feature.name for feature in features])
+    # As a file: pq.read_table would make columns of what a folder's name says.
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=[feature.name for feature in features])
     return ItemTable(
         {
             feature.name: to_tensor(table.column(feature.name).combine_chunks(), feature)
@@ -105,11 +107,17 @@ def id_type(vocab_size: int | None) -> np.dtype[Any]:
     return np.dtype(next(fitting, np.int64))
 
 
+def without_dictionary(values: pa.Array) -> pa.Array:
+    """A column that a writer stored as a dictionary, as its values; any other as it is."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
 def to_tensor(values: pa.Array, feature: FeatureSpec) -> Tensor:
     """A checked column as a tensor, (n,) or (n, width).
 
     Numbers become float32, ids the smallest integers that hold the vocabulary.
     """
+    values = without_dictionary(values)
     numbers = feature.type in ("numeric", "embedding")
     dtype = np.dtype(np.float32) if numbers else id_type(feature.vocab_size)
     # astype copies: arrow's memory is read-only, and torch wants memory it may write.

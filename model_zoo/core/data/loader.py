@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.data.block import Block, concatenate, read_block
-from model_zoo.core.data.schema import parquet_files
+from model_zoo.core.data.parquet import parquet_files
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 
@@ -57,6 +57,7 @@ class HistoryLoader(ABC):
             the free memory.
         share: Number of this process and of all processes: each gets its part of every
             batch, and the batch's size as ``batch_rows``.
+        inputs_only: Read neither labels nor groups, whatever the files hold.
 
     Raises:
         InputError: If a size is below 1, or fewer than two rows are to train.
@@ -77,6 +78,7 @@ class HistoryLoader(ABC):
         device: torch.device = _CPU,
         data_on_device: bool | Literal["auto"] = "auto",
         share: tuple[int, int] = (0, 1),
+        inputs_only: bool = False,
     ) -> None:
         sizes = {"batch_size": batch_size, "max_len": max_len, "buffer_size": buffer_size}
         problems = [f"{k} must be at least 1, got {v}" for k, v in sizes.items() if v < 1]
@@ -95,7 +97,7 @@ class HistoryLoader(ABC):
         self._max_len = max_len
         self._num_items = pq.read_metadata(dataset.item_info).num_rows
         self._buffer_size = buffer_size
-        self._wanted = {*feature_map.labels, feature_map.group_id}
+        self._wanted = set() if inputs_only else {*feature_map.labels, feature_map.group_id}
         metadata = [pq.ParquetFile(file).metadata for file in self.files]
         self.num_samples: int = sum(m.num_rows for m in metadata)
         self.num_blocks: int = sum(m.num_row_groups for m in metadata)
@@ -151,7 +153,7 @@ class HistoryLoader(ABC):
         return [
             (file, group)
             for file in self.files
-            for group in range(pq.ParquetFile(file).metadata.num_row_groups)
+            for group in _filled_groups(file)
         ]
 
     def _read(self, row_groups: Sequence[tuple[Path, int]]) -> Iterator[Block]:
@@ -174,6 +176,12 @@ class HistoryLoader(ABC):
                 block = pending.popleft().result()
                 pending.extend(pool.submit(read, *group) for group in islice(waiting, 1))
                 yield block
+
+
+def _filled_groups(file: Path) -> list[int]:
+    """Row groups that have rows: a part of a folder may have none."""
+    metadata = pq.ParquetFile(file).metadata
+    return [k for k in range(metadata.num_row_groups) if metadata.row_group(k).num_rows]
 
 
 class InMemoryLoader(HistoryLoader):

@@ -1,4 +1,4 @@
-"""What makes a column of a parquet file sound, as polars expressions."""
+"""What makes a column of a parquet file sound, as polars expressions on its plain form."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from model_zoo.core.data.parquet import type_fits
 from model_zoo.core.data.spec import FeatureSpec
 
-ROW = "row"
+# No column of a file has this name.
+ROW = "\x00row"
 AN_ITEM = "an item id (0 is padding)"
 A_TOKEN = "an id of the vocabulary"
 
@@ -35,16 +37,6 @@ def expected_type(feature: FeatureSpec) -> str:
     }[feature.type]
 
 
-def type_fits(feature: FeatureSpec, dtype: pl.DataType) -> bool:
-    """Whether a polars type can hold the feature's values; any width, any kind of list."""
-    element = _element(dtype)
-    if _is_list(dtype) != (feature.type in ("sequence", "embedding")):
-        return False
-    if feature.type in ("numeric", "embedding"):
-        return element.is_numeric()
-    return element == pl.String if feature.dtype == "str" else element.is_integer()
-
-
 def column_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
     """Rules for one feature column.
 
@@ -69,12 +61,12 @@ def column_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
     if feature.type == "sequence":
         if feature.vocab_size is None:
             return []
-        return id_list_rules(name, dtype, feature.max_len, feature.vocab_size, A_TOKEN)
-    values = _as_list(name, dtype)
+        return id_list_rules(name, feature.max_len, feature.vocab_size, A_TOKEN)
+    values = pl.col(name)
     # One infinity or NaN makes the sum infinite or NaN.
     total = values.list.eval(pl.element().cast(pl.Float64)).list.sum()
     return [
-        *_list_rules(name, values, feature.pretrain_dim),
+        *list_rules(name, feature.pretrain_dim),
         Rule(name, ~total.is_finite(), total, "finite numbers (the sum of the list is shown)"),
     ]
 
@@ -84,8 +76,7 @@ def padding_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
     if not type_fits(feature, dtype):
         return []
     name, values = feature.name, pl.col(feature.name)
-    if _is_list(dtype):
-        values = _as_list(name, dtype)
+    if feature.type in ("sequence", "embedding"):
         nonzero = (values.list.min() != 0) | (values.list.max() != 0)
     else:
         nonzero = values != 0
@@ -100,19 +91,19 @@ def range_rule(name: str, values: pl.Expr, low: int, high: int, what: str) -> Ru
     return Rule(name, (values < low) | (values > high), values, f"{what} in {low}..{high}")
 
 
-def id_list_rules(
-    name: str, dtype: pl.DataType, length: int | None, num_ids: int, what: str
-) -> list[Rule]:
+def id_list_rules(name: str, length: int | None, num_ids: int, what: str) -> list[Rule]:
     """Lists of ids in 0..num_ids - 1, of one length if that is given."""
-    values = _as_list(name, dtype)
+    values = pl.col(name)
     return [
-        *_list_rules(name, values, length),
+        *list_rules(name, length),
         range_rule(name, values.list.min(), 0, num_ids - 1, what),
         range_rule(name, values.list.max(), 0, num_ids - 1, what),
     ]
 
 
-def _list_rules(name: str, values: pl.Expr, length: int | None) -> list[Rule]:
+def list_rules(name: str, length: int | None) -> list[Rule]:
+    """Lists in every row and values in every list, of one length if that is given."""
+    values = pl.col(name)
     rules = [
         *null_rules(name),
         Rule(name, values.list.contains(None), values, "no null inside a list"),
@@ -121,16 +112,3 @@ def _list_rules(name: str, values: pl.Expr, length: int | None) -> list[Rule]:
         size = values.list.len()
         rules.append(Rule(name, size != length, size, f"a list of length {length}"))
     return rules
-
-
-def _element(dtype: pl.DataType) -> pl.DataType:
-    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
-    return inner if isinstance(inner, pl.DataType) else inner()
-
-
-def _is_list(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, (pl.List, pl.Array))
-
-
-def _as_list(name: str, dtype: pl.DataType) -> pl.Expr:
-    return pl.col(name).arr.to_list() if isinstance(dtype, pl.Array) else pl.col(name)

@@ -9,34 +9,42 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
+from model_zoo.core.data.file_check import apply_rules, open_checked, wrong_type
+from model_zoo.core.data.parquet import parquet_files, scan_file, type_fits
 from model_zoo.core.data.rules import (
     AN_ITEM,
     ROW,
     Rule,
     column_rules,
-    expected_type,
     id_list_rules,
+    list_rules,
     null_rules,
     padding_rules,
     range_rule,
-    type_fits,
 )
 from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
-from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.errors import InputError
 
 SPLITS = ("train", "valid", "test")
+UNLABELLED = "%s; the test split counts as unlabelled and is not evaluated"
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What the check learnt about one split: its rows, and its clicks if it is labelled."""
+    """What the check learnt about one split: its rows, and its clicks if it is labelled.
+
+    Attributes:
+        rows: How many.
+        clicks: Rows with label 1; ``None`` if the split counts as unlabelled.
+        unlabelled: Why a test split that has a label column counts as unlabelled, else empty.
+    """
 
     rows: int
     clicks: int | None
+    unlabelled: str = ""
 
     @property
     def labelled(self) -> bool:
@@ -44,14 +52,19 @@ class SplitSummary:
 
 
 def check_dataset(
-    dataset: DatasetSpec, *, splits: tuple[str, ...] = SPLITS
+    dataset: DatasetSpec, *, splits: tuple[str, ...] = SPLITS, scoring: bool = False
 ) -> dict[str, SplitSummary]:
     """Check item_info and the named splits, raw or encoded.
+
+    A test split none of whose rows has a label 0 or 1, or all of whose labels are equal, counts
+    as unlabelled: there is nothing to evaluate.
 
     Args:
         dataset: The data set's YAML entry.
         splits: Which of train, valid and test to check; a test split that the data set
             does not have is passed over.
+        scoring: The rows are only scored: labels and columns that the data set does not
+            declare are not looked at.
 
     Returns:
         A summary of each split.
@@ -71,18 +84,13 @@ def check_dataset(
     num_items = dataset.column(dataset.item_col).vocab_size or item_rows or sys.maxsize
     summaries = {}
     for split, path in paths.items():
-        summary, found = _check_split(dataset, split, path, num_items)
+        summary, found = _check_split(dataset, split, path, num_items, scoring=scoring)
         problems += found
         if summary is not None:
             summaries[split] = summary
     if problems:
         raise InputError(problems)
     return summaries
-
-
-def parquet_files(path: str | Path) -> list[Path]:
-    """A split's files: itself, or those of a folder in the order of their names."""
-    return sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
 
 
 def missing_files(dataset: DatasetSpec, paths: list[str]) -> list[str]:
@@ -99,10 +107,12 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
     """Rows of item_info, and its problems."""
     key = dataset.item_col
     path = dataset.item_info
-    expected = [_ids(dataset, key, "categorical")]
+    if Path(path).is_dir():
+        return 0, [f"{path}: a folder; expected item_info in one file"]
+    expected = [dataset.ids(key)]
     expected += [f for f in dataset.features(of_items=True) if f.name != key]
     ignored = [c.name for c in dataset.feature_cols if not c.active and c.source == "item"]
-    scan, problems = _open(path, expected, ignored)
+    scan, problems = open_checked(path, expected, ignored)
     if scan is None:
         return 0, problems
     schema = scan.collect_schema()
@@ -118,7 +128,7 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
         rules += column_rules(feature, schema[feature.name])
         if not dataset.rebuild_dataset:
             rules += padding_rules(feature, schema[feature.name])
-    counts, found = _apply(path, scan, rules)
+    counts, found = apply_rules(path, scan, rules)
     problems += found
     rows = int(counts.get("rows", 0))
     vocab_size = dataset.column(key).vocab_size
@@ -131,44 +141,48 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
 
 
 def _check_split(
-    dataset: DatasetSpec, split: str, path: str, num_items: int
+    dataset: DatasetSpec, split: str, path: str, num_items: int, *, scoring: bool
 ) -> tuple[SplitSummary | None, list[str]]:
     """Summary and problems of all files of a split; no summary if one is unreadable."""
     summaries: list[SplitSummary] = []
     problems: list[str] = []
+    label = dataset.label_col.name
     files = [str(file) for file in parquet_files(path)] if Path(path).is_dir() else [path]
     for file in files:
-        summary, found = _check_file(dataset, file, num_items)
+        summary, found = _check_file(dataset, split, file, num_items, scoring=scoring)
         problems += found
         if summary is not None:
             summaries.append(summary)
             if not summary.labelled and split != "test":
-                label = dataset.label_col.name
                 problems.append(f"{file}: column '{label}' is missing; {split} rows need a label")
     if len(summaries) < len(files):
         return None, problems
-    labelled = all(summary.labelled for summary in summaries)
     rows = sum(summary.rows for summary in summaries)
-    clicks = sum(summary.clicks or 0 for summary in summaries) if labelled else None
     if rows == 0:
         problems.append(f"{path}: no rows; expected at least one")
-    elif clicks in (0, rows) and not problems:
-        problems.append(
-            f"{path}: column '{dataset.label_col.name}': all {rows} rows are "
-            f"{int(clicks == rows)}; AUC and logloss need both classes"
-        )
-    return SplitSummary(rows, clicks), problems
+    filled = [summary for summary in summaries if summary.rows]  # an empty part says nothing
+    labelled = all(summary.labelled for summary in filled)
+    clicks = sum(summary.clicks or 0 for summary in filled) if labelled else None
+    reason = next((summary.unlabelled for summary in filled if summary.unlabelled), "")
+    if not labelled and not reason and any(summary.labelled for summary in filled):
+        reason = f"{path}: column '{label}' is missing in some of its files"
+    if rows and clicks in (0, rows) and not problems:
+        one_class = f"{path}: column '{label}': all {rows} rows are {int(clicks == rows)}"
+        if split != "test":
+            problems.append(f"{one_class}; AUC and logloss need both classes")
+        clicks, reason = None, one_class
+    return SplitSummary(rows, clicks, reason), problems
 
 
 def _check_file(
-    dataset: DatasetSpec, path: str, num_items: int
+    dataset: DatasetSpec, split: str, path: str, num_items: int, *, scoring: bool
 ) -> tuple[SplitSummary | None, list[str]]:
     label = dataset.label_col.name
-    target = _ids(dataset, dataset.item_col, "categorical")
-    history = _ids(dataset, dataset.history_col, "sequence")
+    target, history = dataset.ids(dataset.item_col), dataset.ids(dataset.history_col)
     others = [*dataset.features(of_items=False), *dataset.meta_columns()]
     ignored = [c.name for c in dataset.feature_cols if not c.active]
-    scan, problems = _open(path, [target, history, *others], [*ignored, label])
+    allowed = None if scoring else [*ignored, label]
+    scan, problems = open_checked(path, [target, history, *others], allowed)
     if scan is None:
         return None, problems
     schema = scan.collect_schema()
@@ -178,105 +192,55 @@ def _check_file(
         if not dataset.rebuild_dataset:
             rules.append(range_rule(target.name, pl.col(target.name), 1, num_items - 1, AN_ITEM))
     if type_fits(history, schema[history.name]):
-        dtype = schema[history.name]
-        if dataset.rebuild_dataset:
-            rules += null_rules(history.name)
+        if not dataset.rebuild_dataset:
+            rules += id_list_rules(history.name, history.max_len, num_items, AN_ITEM)
         else:
-            rules += id_list_rules(history.name, dtype, history.max_len, num_items, AN_ITEM)
+            rules += _raw_history_rules(path, history)
     for feature in others:
         rules += column_rules(feature, schema[feature.name])
-    totals = []
-    if label in schema and (schema[label].is_numeric() or schema[label] == pl.Boolean):
-        rules += null_rules(label)
-        rules.append(Rule(label, ~pl.col(label).is_in([0, 1]), pl.col(label), "0 or 1"))
-        totals.append((pl.col(label) == 1).sum().alias("clicks"))
-    elif label in schema:
-        problems.append(_wrong_type(path, label, schema[label], "numbers"))
-        totals.append(pl.lit(0).alias("clicks"))
-    counts, found = _apply(path, scan, rules, totals)
-    if not counts:
-        return None, [*problems, *found]
-    return SplitSummary(int(counts["rows"]), counts.get("clicks")), [*problems, *found]
-
-
-def _ids(dataset: DatasetSpec, name: str, kind: Literal["categorical", "sequence"]) -> FeatureSpec:
-    """Target and history are item ids, whatever type their column is declared to be."""
-    column = dataset.column(name)
-    length = None if dataset.rebuild_dataset else column.max_len
-    # Constructed without validation: the vocabulary is the item table's, not the column's.
-    return FeatureSpec.model_construct(name=name, type=kind, dtype=column.dtype, max_len=length)
-
-
-def _open(
-    path: str, expected: list[FeatureSpec], allowed: list[str]
-) -> tuple[pl.LazyFrame | None, list[str]]:
-    """A scan of the file, or ``None`` when it is unreadable or lacks an expected column."""
-    try:
-        scan = pl.scan_parquet(path, glob=False).with_row_index(ROW)
-        schema = scan.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        return None, [_unreadable(path, error)]
-    names = {feature.name for feature in expected}
-    missing = [feature for feature in expected if feature.name not in schema]
-    problems = [
-        f"{path}: column '{feature.name}' is missing; expected {expected_type(feature)}, "
-        f"found columns {', '.join(n for n in schema if n != ROW)}"
-        for feature in missing
+    if scoring or label not in schema:
+        counts, found = apply_rules(path, scan, rules)
+        return (SplitSummary(int(counts["rows"]), None) if counts else None), [*problems, *found]
+    value = pl.col(label).cast(pl.Float64, strict=False)
+    label_rules = [
+        *null_rules(label),
+        Rule(label, ~value.is_in([0.0, 1.0]), pl.col(label), "0 or 1"),
     ]
-    problems += [
-        f"{path}: column '{name}' is not among feature_cols; "
-        "declare it there (active: False to ignore it)"
-        for name in schema
-        if name not in names | {ROW, *allowed}
-    ]
-    problems += [
-        _wrong_type(path, feature.name, schema[feature.name], expected_type(feature))
-        for feature in expected
-        if feature.name in schema and not type_fits(feature, schema[feature.name])
-    ]
-    return (None if missing else scan), problems
-
-
-def _apply(
-    path: str, scan: pl.LazyFrame, rules: list[Rule], totals: list[pl.Expr] | None = None
-) -> tuple[dict[str, int], list[str]]:
-    """Counts of rows (and of ``totals``), and one problem for each broken rule."""
-    counters = [rule.bad.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)]
-    try:
-        counts = (
-            scan.select(pl.len().alias("rows"), *counters, *(totals or []))
-            .collect(engine="streaming")
-            .row(0, named=True)
-        )
-        return counts, [
-            _describe(path, scan, rule, counts[str(i)])
-            for i, rule in enumerate(rules)
-            if counts[str(i)]
+    test, numbers = split == "test", is_label_type(schema[label])
+    totals = [pl.lit(0).alias("clicks"), pl.lit(0).alias("labels")]
+    if numbers:
+        rules += [] if test else label_rules
+        totals = [
+            (value == 1).sum().alias("clicks"),
+            value.is_in([0.0, 1.0]).sum().alias("labels"),
         ]
-    except (pl.exceptions.PolarsError, OSError) as error:
-        return {}, [_unreadable(path, error)]
+    elif not test:
+        problems.append(wrong_type(path, label, schema[label], "numbers"))
+    counts, found = apply_rules(path, scan, rules, totals)
+    problems += found
+    if not counts:
+        return None, problems
+    rows, labels = int(counts["rows"]), int(counts["labels"])
+    if test and rows and not labels:
+        reason = f"{path}: column '{label}' ({schema[label]}): no row has a label 0 or 1"
+        return SplitSummary(rows, None, reason), problems
+    if test and labels < rows:
+        problems += apply_rules(path, scan, label_rules)[1]
+    return SplitSummary(rows, int(counts["clicks"])), problems
 
 
-def _describe(path: str, scan: pl.LazyFrame, rule: Rule, count: int) -> str:
-    first = (
-        scan.filter(rule.bad.fill_null(False))
-        .select(pl.col(ROW), rule.found.alias("found"))
-        .head(1)
-        .collect()
-    )
-    others = f" ({count} such rows)" if count > 1 else ""
-    found = first["found"].to_list()[0]
-    if isinstance(found, list) and len(found) > 8:
-        found = f"[{', '.join(map(str, found[:8]))}, ...]"
-    return (
-        f"{path}: column '{rule.column}', row {first[ROW][0]}: found {found}, "
-        f"expected {rule.expected}{others}"
-    )
+def is_label_type(dtype: pl.DataType) -> bool:
+    """Whether a column of this type may hold labels."""
+    return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
 
 
-def _wrong_type(path: str, name: str, dtype: pl.DataType, expected: str) -> str:
-    return f"{path}: column '{name}' has type {dtype}; expected {expected}"
-
-
-def _unreadable(path: str, error: Exception) -> str:
-    return f"{path}: not a readable parquet file: {first_line(error)}"
+def _raw_history_rules(path: str, history: FeatureSpec) -> list[Rule]:
+    """No item is missing in a history; in lists of fixed length such places are padding."""
+    name = history.name
+    if isinstance(scan_file(path).collect_schema()[name], pl.Array):
+        return null_rules(name)
+    if history.dtype != "str":
+        return list_rules(name, None)
+    values = pl.col(name)
+    empty = Rule(name, values.list.contains(""), values, "no empty text inside a list")
+    return [*list_rules(name, None), empty]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -121,11 +122,48 @@ class DatasetSpec(Spec):
                     )
             if column.active and column.dtype == "str" and not self.rebuild_dataset:
                 raise ValueError(f"{column.name}: dtype str needs rebuild_dataset: True")
-            if column.share_embedding is not None and column.share_embedding not in columns:
-                raise ValueError(
-                    f"{column.name}: share_embedding '{column.share_embedding}' is no column"
-                )
+            if column.active and column.share_embedding is not None:
+                self._check_sharing(column, columns)
         return self
+
+    def _check_sharing(self, column: FeatureSpec, columns: dict[str, FeatureSpec]) -> None:
+        name = column.share_embedding
+        if name not in columns:
+            near = difflib.get_close_matches(str(name), columns, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"{column.name}: share_embedding '{name}' is no column{hint}")
+        owner = columns[name]
+        where = f"{column.name}: share_embedding '{name}'"
+        tables = ("categorical", "sequence")
+        if column.type not in tables or owner.type not in tables or name == self.history_col:
+            raise ValueError(
+                f"{where}: type {column.type} and type {owner.type}; only categorical and sequence "
+                "features have an embedding table to share"
+            )
+        if not owner.active:
+            raise ValueError(f"{where} is not active")
+        if owner.dtype != column.dtype:
+            raise ValueError(
+                f"{where}: dtype {column.dtype} and dtype {owner.dtype}; expected one dtype"
+            )
+        if owner.embedding_dim != column.embedding_dim:
+            raise ValueError(
+                f"{where}: embedding_dim {column.embedding_dim} and {owner.embedding_dim}; "
+                "expected the same"
+            )
+        chain = [column.name]
+        while name is not None and name in columns:
+            chain.append(name)
+            if name in chain[:-1]:
+                raise ValueError(f"{column.name}: share_embedding goes round: {' -> '.join(chain)}")
+            name = columns[name].share_embedding
+
+    def embedding_owner(self, name: str) -> str:
+        """The feature whose embedding table a feature uses, at the end of ``share_embedding``."""
+        columns = {column.name: column for column in self.feature_cols}
+        while (shared := columns[name].share_embedding) is not None:
+            name = shared
+        return name
 
     def features(self, *, of_items: bool) -> list[FeatureSpec]:
         """Active model inputs that describe items, or those that describe the row."""
@@ -157,6 +195,19 @@ class DatasetSpec(Spec):
             and column.type == "meta"
             and column.name not in (self.item_col, self.history_col)
         ]
+
+    def ids(self, name: str) -> FeatureSpec:
+        """The target or the history column as a column of item ids, whatever its entry says.
+
+        Its vocabulary is the item table; raw histories have no length of their own.
+        """
+        column = self.column(name)
+        kind = "sequence" if name == self.history_col else "categorical"
+        length = None if self.rebuild_dataset else column.max_len
+        # Constructed without validation: a sequence of its own would need a vocabulary.
+        return FeatureSpec.model_construct(
+            name=name, type=kind, dtype=column.dtype, max_len=length
+        )
 
     def column(self, name: str) -> FeatureSpec:
         return next(column for column in self.feature_cols if column.name == name)

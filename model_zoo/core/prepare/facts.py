@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import polars as pl
 from tqdm import tqdm
 
-from model_zoo.core.data.schema import SPLITS, parquet_files
-from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.data.parquet import element_type, parquet_files, scan_file, scan_plain
+from model_zoo.core.data.schema import SPLITS, is_label_type
+from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Ids:
 
     @classmethod
     def of(cls, *dtypes: pl.DataType, padded: bool) -> _Ids:
-        if all(_inner(dtype).is_integer() for dtype in dtypes):
+        if all(element_type(dtype).is_integer() for dtype in dtypes):
             return cls(pl.Int64, 0 if padded else None)
         return cls(pl.String, "")
 
@@ -91,10 +92,10 @@ class _Ids:
         value = pl.col(name).cast(self.dtype, wrap_numerical=True)
         return pl.when(self._real(value)).then(value)
 
-    def many(self, name: str, schema: pl.Schema) -> pl.Expr:
+    def many(self, name: str) -> pl.Expr:
         """A column of lists of ids, empty where there are none."""
         kind = pl.List(self.dtype)
-        values = _column(name, schema).cast(kind, wrap_numerical=True)
+        values = pl.col(name).cast(kind, wrap_numerical=True)
         return values.list.filter(self._real(pl.element())).fill_null(pl.lit([], dtype=kind))
 
 
@@ -110,12 +111,14 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
     """
     paths = {split: getattr(dataset, f"{split}_data") for split in SPLITS}
     scans = {
-        split: pl.scan_parquet(parquet_files(path))
-        for split, path in paths.items()
-        if path is not None
+        split: _scan_split(dataset, path) for split, path in paths.items() if path is not None
     }
     schemas = {split: scan.collect_schema() for split, scan in scans.items()}
-    info = pl.scan_parquet(dataset.item_info)
+    target = dataset.ids(dataset.item_col)
+    info = scan_plain(
+        dataset.item_info,
+        [target, *(f for f in dataset.features(of_items=True) if f.name != target.name)],
+    )
     user = _user_column(dataset, schemas["train"])
     used = [
         schema[c] for schema in schemas.values() for c in (dataset.item_col, dataset.history_col)
@@ -131,7 +134,7 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
             bar.set_description(split)
             rows[split] = _read_rows(scan, dataset, items, user, people)
             bar.update()
-            history = items.many(dataset.history_col, schemas[split]).explode(empty_as_null=False)
+            history = items.many(dataset.history_col).explode(empty_as_null=False)
             histories[split] = _distinct(scan.select(history.alias("item")))
             bar.update()
         bar.set_description("item_info")
@@ -145,7 +148,7 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
                 rows,
                 listed=table.select("item"),
                 seen=seen,
-                labelled=dataset.label_col.name in schemas[split],
+                labelled=_is_labelled(rows[split], split, dataset, schemas[split]),
                 with_users=user is not None,
             )
             for split in rows
@@ -158,29 +161,30 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
     return DatasetReport(dataset.dataset_id, user, facts, item_facts)
 
 
+def _scan_split(dataset: DatasetSpec, path: str) -> pl.LazyFrame:
+    """The columns of a split, with its labels if all of its files have some."""
+    roles = [dataset.ids(dataset.item_col), dataset.ids(dataset.history_col)]
+    roles += [*dataset.features(of_items=False), *dataset.meta_columns()]
+    label = dataset.label_col.name
+    schemas = [
+        scan_file(file).collect_schema() for file in parquet_files(path)
+    ]
+    if all(label in schema and is_label_type(schema[label]) for schema in schemas):
+        roles.append(FeatureSpec(name=label, type="numeric", dtype="float"))
+    return scan_plain(path, list({column.name: column for column in roles}.values()))
+
+
 def _user_column(dataset: DatasetSpec, schema: pl.Schema) -> str | None:
-    """The first meta column of the splits that holds single values."""
-    columns = [column.name for column in dataset.meta_columns() if column.name in schema]
-    return next((c for c in columns if not isinstance(schema[c], (pl.List, pl.Array))), None)
-
-
-def _column(name: str, schema: pl.Schema) -> pl.Expr:
-    """A column, lists of fixed length as lists: polars cannot cast those where one is null."""
-    return pl.col(name).arr.to_list() if isinstance(schema[name], pl.Array) else pl.col(name)
-
-
-def _inner(dtype: pl.DataType) -> pl.DataType:
-    """The type of a column's single values, in lists or not."""
-    inner = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else dtype
-    return inner if isinstance(inner, pl.DataType) else inner()
+    """The first meta column of the splits."""
+    return next((c.name for c in dataset.meta_columns() if c.name in schema), None)
 
 
 def _widest(name: str, schema: pl.Schema) -> pl.Expr:
     """Equal values of two files get one type, and with it one hash."""
-    dtype, inner = schema[name], _inner(schema[name])
+    dtype, inner = schema[name], element_type(schema[name])
     kind = pl.Int64 if inner.is_integer() else pl.Float64 if inner.is_float() else pl.String
     wide = kind if inner == dtype else pl.List(kind)
-    return _column(name, schema).cast(wide, wrap_numerical=True)
+    return pl.col(name).cast(wide, wrap_numerical=True)
 
 
 def _distinct(scan: pl.LazyFrame) -> pl.DataFrame:
@@ -199,7 +203,7 @@ def _read_rows(
     read = scan.select(
         user=people.one(user) if user else pl.lit(None, pl.Int64),
         item=items.one(dataset.item_col),
-        history=items.many(dataset.history_col, schema),
+        history=items.many(dataset.history_col),
         others=pl.struct(others).hash() if others else pl.lit(0, pl.UInt64),
         click=(pl.col(label).cast(pl.Float64) == 1).fill_null(False) if labelled else pl.lit(False),
     )
@@ -223,11 +227,11 @@ def _read_items(info: pl.LazyFrame, dataset: DatasetSpec, items: _Ids) -> pl.Dat
         name, kind = feature.name, feature.type
         if kind == "sequence":
             ids = _Ids.of(schema[name], padded=not dataset.rebuild_dataset)
-            values = ids.many(name, schema)
+            values = ids.many(name)
             something = values.list.len() > 0
         elif kind == "embedding":
             # As the model sees it: what float32 rounds to zero is zero.
-            values = _column(name, schema).cast(pl.List(pl.Float32))
+            values = pl.col(name).cast(pl.List(pl.Float32))
             nonzero = pl.element().is_finite() & (pl.element() != 0)
             something = values.list.filter(nonzero).list.len() > 0
         else:
@@ -235,6 +239,15 @@ def _read_items(info: pl.LazyFrame, dataset: DatasetSpec, items: _Ids) -> pl.Dat
         columns[f"value:{name}"] = pl.when(something).then(values.hash())
     read = info.select(items.one(dataset.item_col).alias("item"), **columns)
     return read.filter(pl.col("item").is_not_null()).collect(engine="streaming")
+
+
+def _is_labelled(
+    rows: pl.DataFrame, split: str, dataset: DatasetSpec, schema: pl.Schema
+) -> bool:
+    """Whether there is something to evaluate, as the schema check sees it."""
+    if dataset.label_col.name not in schema:
+        return False
+    return split != "test" or 0 < int(rows["click"].sum()) < len(rows)
 
 
 def _split_facts(
