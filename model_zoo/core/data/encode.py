@@ -152,7 +152,14 @@ def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encod
 
 def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
     """What the vocabularies depend on."""
-    keys = {"feature_cols", "label_col", "item_col", "history_col", "min_categr_count"}
+    keys = {
+        "list_separator",
+        "feature_cols",
+        "label_col",
+        "item_col",
+        "history_col",
+        "min_categr_count",
+    }
     return dataset.model_dump(mode="json", include=keys, exclude_none=True)
 
 
@@ -213,9 +220,7 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
 def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
     """Content hash of a split; not computed again while size and time are the same."""
     files = [file for file in parquet_files(source) if file.is_file()]
-    stamp = [
-        [_place(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files
-    ]
+    stamp = [[_place(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = (state or {}).get("files", {}).get(name, {})
     # Scoring needs no train file once the vocabularies are there.
     if known and stamp in ([], known["stamp"]):
@@ -362,7 +367,8 @@ def _encoded_spec(
     return dataset.model_copy(
         update={
             "rebuild_dataset": False,
-            "feature_cols": columns,
+            "list_separator": None,
+            "feature_cols": [c.model_copy(update={"splitter": None}) for c in columns],
             "item_col": item_row,
             "item_info": str(targets["item_info"]),
             "train_data": str(targets["train"]),

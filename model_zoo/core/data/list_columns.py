@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from model_zoo.core.data.cell_text import read_lists
 
 # A number of so many digits is an id: a float would not keep it.
 _LONG = r"(?:^|[^0-9.])[0-9]{19,}"
+
+_ROWS_PER_PIECE = 65_536
+_SHOWN = 100  # characters of a wrong cell
 
 
 def separator_problem(separator: str) -> str | None:
@@ -45,3 +52,42 @@ def guess_lists(cells: pl.Series, separator: str | None) -> tuple[pl.Series, dic
         if not quoted and not problems:
             return lists, problems
     return read_lists(cells, "str", separator)
+
+
+def expected_list(separator: str | None) -> str:
+    """For messages: what a cell of a list column should be."""
+    declared = "" if separator is None else f" with items separated by {separator!r}"
+    return f"a list{declared}, or one in brackets"
+
+
+def text_list_problems(path: str, columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    """What is wrong in lists written as text: the first row of each column, and how many.
+
+    Args:
+        path: A parquet file.
+        columns: Name -> dtype of the items and separator.
+    """
+    found: dict[str, tuple[int, str, str, int]] = {}  # column -> first row, cell, problem, count
+    start = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_PER_PIECE, columns=list(columns)):
+            texts = pl.DataFrame(pa.Table.from_batches([batch]))
+            for name, (dtype, separator) in columns.items():
+                cells = texts[name].cast(pl.String)
+                problems = read_lists(cells, dtype, separator)[1]
+                if problems:
+                    row = min(problems)
+                    first = (start + row, str(cells[row]), problems[row], 0)
+                    before = found.get(name, first)
+                    found[name] = (*before[:3], before[3] + len(problems))
+            start += len(batch)
+    return [
+        f"{path}: column '{name}', row {row}: found {_shown(cell)}, expected "
+        f"{expected_list(columns[name][1])}: {problem}"
+        + (f" ({count} such rows)" if count > 1 else "")
+        for name, (row, cell, problem, count) in found.items()
+    ]
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…")

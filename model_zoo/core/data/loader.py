@@ -150,11 +150,7 @@ class HistoryLoader(ABC):
         """
 
     def _row_groups(self) -> list[tuple[Path, int]]:
-        return [
-            (file, group)
-            for file in self.files
-            for group in _filled_groups(file)
-        ]
+        return [(file, group) for file in self.files for group in _filled_groups(file)]
 
     def _read(self, row_groups: Sequence[tuple[Path, int]]) -> Iterator[Block]:
         """Row groups in this order, read ahead in threads: decoding holds no Python lock."""

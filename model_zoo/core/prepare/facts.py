@@ -110,9 +110,7 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
         progress: Show a progress bar, if standard output is a terminal.
     """
     paths = {split: getattr(dataset, f"{split}_data") for split in SPLITS}
-    scans = {
-        split: _scan_split(dataset, path) for split, path in paths.items() if path is not None
-    }
+    scans = {split: _scan_split(dataset, path) for split, path in paths.items() if path is not None}
     schemas = {split: scan.collect_schema() for split, scan in scans.items()}
     target = dataset.ids(dataset.item_col)
     info = scan_plain(
@@ -166,9 +164,7 @@ def _scan_split(dataset: DatasetSpec, path: str) -> pl.LazyFrame:
     roles = [dataset.ids(dataset.item_col), dataset.ids(dataset.history_col)]
     roles += [*dataset.features(of_items=False), *dataset.meta_columns()]
     label = dataset.label_col.name
-    schemas = [
-        scan_file(file).collect_schema() for file in parquet_files(path)
-    ]
+    schemas = [scan_file(file).collect_schema() for file in parquet_files(path)]
     if all(label in schema and is_label_type(schema[label]) for schema in schemas):
         roles.append(FeatureSpec(name=label, type="numeric", dtype="float"))
     return scan_plain(path, list({column.name: column for column in roles}.values()))
@@ -241,9 +237,7 @@ def _read_items(info: pl.LazyFrame, dataset: DatasetSpec, items: _Ids) -> pl.Dat
     return read.filter(pl.col("item").is_not_null()).collect(engine="streaming")
 
 
-def _is_labelled(
-    rows: pl.DataFrame, split: str, dataset: DatasetSpec, schema: pl.Schema
-) -> bool:
+def _is_labelled(rows: pl.DataFrame, split: str, dataset: DatasetSpec, schema: pl.Schema) -> bool:
     """Whether there is something to evaluate, as the schema check sees it."""
     if dataset.label_col.name not in schema:
         return False

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_zoo.core.data.list_columns import guess_lists, holds_lists
+from model_zoo.core.data.list_columns import expected_list, guess_lists, holds_lists
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.arrow_tables import is_number_list, is_text, list_matrix
 from model_zoo.core.prepare.item_file import ItemFile, feature_kind, lists_of
@@ -47,8 +47,8 @@ def as_values(column: pa.ChunkedArray, where: str, separator: str | None) -> pa.
         row = min(problems)
         others = f" ({len(problems)} such rows)" if len(problems) > 1 else ""
         raise InputError(
-            f"{where}, row {row}: found {cells[row]!r}, expected a list with items separated by "
-            f"{separator!r}, or one in brackets: {problems[row]}{others}"
+            f"{where}, row {row}: found {cells[row]!r}, expected {expected_list(separator)}: "
+            f"{problems[row]}{others}"
         )
     return lists.to_arrow()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from model_zoo.core.data.list_columns import guess_lists, holds_lists
+from model_zoo.core.data.list_columns import expected_list, guess_lists, holds_lists
 from model_zoo.core.errors import InputError
 
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
@@ -169,8 +169,7 @@ class Table:
         good = np.ones(len(cells), dtype=np.bool_)
         good[list(problems)] = False
         first = f": {problems[min(problems)]}" if problems else ""
-        declared = "" if separator is None else f" with items separated by {separator!r}"
-        self.expect(pl.Series(good), name, f"a list{declared}, or one in brackets{first}")
+        self.expect(pl.Series(good), name, expected_list(separator) + first)
         return lists
 
     def _numbers(self, name: str) -> pl.Series | None:
