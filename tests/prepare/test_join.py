@@ -91,7 +91,7 @@ def test_columns_of_every_type(info: Path, metadata: Path) -> None:
 def test_raw_ids_keep_their_order_and_have_no_padding(tmp_path: Path) -> None:
     info, table = tmp_path / "item_info.parquet", tmp_path / "items.csv"
     pl.DataFrame({"item_id": ["007", "b", "7"]}).write_parquet(info)
-    table.write_text('item,title,views\n7,"one, two",1\n007,"line\nbreak",2\nb,x,3\n')
+    table.write_text('item,title,views\n 7,"one, two",1\n007 ,"line\nbreak",2\nb,x,3\n')
     join(info, metadata=table, metadata_id="item", columns=["views"], prefix="item_")
     assert pl.read_parquet(info).to_dict(as_series=False) == {
         "item_id": ["007", "b", "7"],

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from model_zoo.core.data.text_files import DELIMITERS, open_text, table_suffix
 from model_zoo.core.errors import InputError
@@ -23,7 +24,8 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
 
     Args:
         path: The suffix tells csv and tsv, compressed or not; all else is read as parquet.
-        key: The column of ids, which a text file keeps as text: 007 stays 007.
+        key: The column of ids, which a text file keeps as text: 007 stays 007. White space
+            around them does not count.
         columns: Names; None is all.
 
     Raises:
@@ -52,6 +54,9 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
     if columns is not None:
         require(path, table.column_names, columns)
         table = table.select(columns)
+    if key in table.column_names:
+        trimmed = compute.utf8_trim_whitespace(table[key])
+        table = table.set_column(table.column_names.index(key), key, trimmed)
     return table
 
 
