@@ -201,7 +201,7 @@ def test_a_map_of_another_checkpoint_is_refused(
     [
         (["--input", "a.parquet"], "--input and --output go together"),
         (["--explain"], "--explain needs --input and --output"),
-        (["--input", "a.txt", "--output", "b.csv"], "a.txt: expected a file named *.parquet or"),
+        (["--input", "a.txt", "--output", "b.csv"], "a.txt: expected a file named *.parquet, *"),
         (["--input", "gone.csv", "--output", "b.csv"], "gone.csv: not a readable csv file"),
         (["--input", "gone.parquet", "--output", "b.csv"], "gone.parquet: no such file"),
         (["--input", "short.parquet", "--output", "b.csv"], "short.parquet: not a readable"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -277,6 +278,9 @@ def test_csv_rows_with_text_ids_are_scored_or_named(raw: DatasetSpec) -> None:
     texts = pl.Series("clicked", ["", "bread", '["a/b^c", "bread"]', "bread|früh stück"])
     rows.with_columns(texts).write_csv("rows.csv")
     score_file("config", "QIN_test", source="rows.csv", target="scores.csv", explain=True)
+    assert Path("scores.csv").read_text() == Path("expected.csv").read_text()
+    Path("packed.csv.gz").write_bytes(gzip.compress(Path("rows.csv").read_bytes()))
+    score_file("config", "QIN_test", source="packed.csv.gz", target="scores.csv", explain=True)
     assert Path("scores.csv").read_text() == Path("expected.csv").read_text()
     histories = pl.read_csv("scores.csv", infer_schema=False)["history"]
     assert [json.loads(text) for text in histories] == ROWS["clicked"]

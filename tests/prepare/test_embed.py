@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,39 @@ def test_npy_with_a_file_of_ids(item_info: Path, tmp_path: Path, suffix: str) ->
     else:
         ids.write_text("".join(f"{i}\n" for i in IDS[::-1]))
     embed(item_info, vectors=[tmp_path / "v.npy"], ids_files=[ids], dim=3, column="e")
+    np.testing.assert_allclose(
+        column(item_info, "e")[1:], standard(vectors(3)), rtol=1e-5, atol=1e-6
+    )
+
+
+LINES = [str(i) for i in IDS[::-1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys"),
+    [
+        ("ids.txt", "item_id\n" + "\n".join(LINES), []),
+        ("ids.csv", "itemID\n" + "\n".join(LINES) + "\n\n", []),  # the only one that is no integer
+        ("ids.csv.gz", gzip.compress("\r\n".join(["asin", *LINES]).encode()), ["asin"]),
+        ("ids.txt", "\ufeff" + "\r\n".join(f" {line} " for line in LINES), []),
+        ("map.csv", "".join(f'"{i}",{k}\n' for k, i in enumerate(["asin", *LINES])), ["asin"]),
+        ("map.tsv", "".join(f"{k}\t{i}\n" for k, i in enumerate(["item_id", *LINES])), []),
+    ],
+)
+def test_text_files_of_ids(
+    item_info: Path, tmp_path: Path, name: str, content: str | bytes, keys: list[str]
+) -> None:
+    np.save(tmp_path / "v.npy", vectors(3)[::-1])
+    ids = tmp_path / name
+    ids.write_bytes(content.encode() if isinstance(content, str) else content)
+    embed(
+        item_info,
+        vectors=[tmp_path / "v.npy"],
+        ids_files=[ids],
+        ids_keys=keys,
+        dim=3,
+        column="e",
+    )
     np.testing.assert_allclose(
         column(item_info, "e")[1:], standard(vectors(3)), rtol=1e-5, atol=1e-6
     )

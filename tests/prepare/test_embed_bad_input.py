@@ -119,6 +119,48 @@ def test_a_map_made_for_other_vectors(item_info: Path, tmp_path: Path) -> None:
     )
 
 
+LINES = [str(i) for i in IDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "expected"),
+    [
+        (
+            "i.txt",
+            ["asin", *map("b{}".format, LINES)],
+            "v.npy: 61 ids in '{}', but 60 vectors in "
+            "'v.npy'; if its first line 'asin' is a header, name it with --ids-key",
+        ),
+        (
+            "i.txt",
+            ["item_id", *LINES[1:]],
+            "59 ids in '{}', but 60 vectors in 'v.npy' (its first line is the header 'item_id')",
+        ),
+        (
+            "i.txt",
+            ["asin", *LINES[1:]],
+            "59 ids in '{}', but 60 vectors in 'v.npy' (its first line",
+        ),
+        ("i.txt", LINES[1:], "59 ids in '{}', but 60 vectors in 'v.npy'"),
+        ("i.txt", [*LINES[:3], "", *LINES[3:]], "{}: line 4 is empty; expected an id in each line"),
+        (
+            "i.csv",
+            ["asin,row", *(f"{i},1" for i in LINES)],
+            "{}: the first line has 2 columns: asin, row; name that of the ids with --ids-key",
+        ),
+        ("i.csv", [*LINES[1:], "1,2"], "{}: line 60: found 2 fields, expected 1, as in the first"),
+        ("i.csv.gz", LINES, "{}: not a readable text file: zlib inflate failed"),
+    ],
+)
+def test_a_wrong_file_of_ids(
+    item_info: Path, tmp_path: Path, name: str, lines: list[str], expected: str
+) -> None:
+    np.save(tmp_path / "v.npy", vectors(3))
+    (tmp_path / name).write_text("\n".join(lines))
+    found = problem(item_info, vectors=[tmp_path / "v.npy"], ids_files=[tmp_path / name], dim=3)
+    assert expected.format(tmp_path / name) in found
+
+
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [([1, 2, 2], "item 2 stands in rows 1 and 2"), ([1, None, 2], "row 1: no value")],

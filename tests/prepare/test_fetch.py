@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.prepare import download
 from model_zoo.core.prepare import fetch as module
 from model_zoo.core.prepare.fetch import DATA_SETS, fetch
 from model_zoo.core.prepare.manifest import check_manifest, recorded_change
@@ -94,7 +95,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     }
     companion = {"item_feature.parquet": module._Source("../item_feature.parquet")}
     monkeypatch.setitem(DATA_SETS, NAME, module._DataSet(site.url, sources, companion))
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     yield site
     server.shutdown()
     server.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_columns_of_every_type(info: Path, metadata: Path) -> None:
 def test_raw_ids_keep_their_order_and_have_no_padding(tmp_path: Path) -> None:
     info, table = tmp_path / "item_info.parquet", tmp_path / "items.csv"
     pl.DataFrame({"item_id": ["007", "b", "7"]}).write_parquet(info)
-    table.write_text('item,title,views\n7,"one, two",1\n007,"line\nbreak",2\nb,x,3\n')
+    table.write_text('item,title,views\n 7,"one, two",1\n007 ,"line\nbreak",2\nb,x,3\n')
     join(info, metadata=table, metadata_id="item", columns=["views"], prefix="item_")
     assert pl.read_parquet(info).to_dict(as_series=False) == {
         "item_id": ["007", "b", "7"],
@@ -103,6 +104,98 @@ def test_tsv(info: Path, tmp_path: Path) -> None:
     table.write_text("item_id\tviews\n3\t1.5\n2\t2\n1\t3\n")
     join(info, metadata=table, columns=["views"])
     assert pl.read_parquet(info)["views"].to_list() == [0.0, 3.0, 2.0, 1.5]
+
+
+RAW = ["007", "b", "7"]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """With ids as they are, and no padding."""
+    path = tmp_path / "raw_info.parquet"
+    pl.DataFrame({"item_id": RAW}).write_parquet(path)
+    return path
+
+
+TEXTS: list[tuple[list[Any], list[Any], str]] = [  # cells of items 7, 007, b; values of 007, b, 7
+    (["x", " y z ", "x"], ["y z", "x", "x"], "dtype: str, type: categorical, source: item"),
+    (["a|b c", "", "d"], [[], ["d"], ["a", "b c"]], "dtype: str, type: sequence"),
+    (['["a|b"]', "(none at all)", "c|d"], [["(none at all)"], ["c", "d"], ["a|b"]], "max_len: 2}"),
+    (["1|2", "3", "[4, 5, 6]"], [[3], [4, 5, 6], [1, 2]], "dtype: int, type: sequence"),
+    (["1|2", "3|0", "4|5"], [[3, 0], [4, 5], [1, 2]], "vocab_size: 6, max_len: 2}"),
+    (["0.5|1", "2|3", "4|5"], [[2.0, 3.0], [4.0, 5.0], [0.5, 1.0]], "type: embedding"),
+    ([["a"], ["b", "c"], []], [["b", "c"], [], ["a"]], "max_len: 2}"),
+    ([[1], [2, 3], []], [[2, 3], [], [1]], "dtype: int, type: sequence, source: item, max_len: 2}"),
+    ([True, False, True], [0, 1, 1], "vocab_size: 2}"),
+]
+
+
+@pytest.mark.parametrize(("cells", "values", "line"), TEXTS)
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv.gz"])
+def test_texts_and_lists_of_raw_items(
+    raw: Path, tmp_path: Path, cells: list[Any], values: list[Any], line: str, suffix: str
+) -> None:
+    table = pl.DataFrame({"item_id": ["7", "007", "b"], "x": cells})
+    file = tmp_path / f"m{suffix}"
+    if suffix == ".parquet":
+        table.write_parquet(file)
+    elif table.schema["x"] == pl.List:
+        pytest.skip("a text file holds no such lists")
+    elif suffix == ".csv":
+        table.write_csv(file)
+    else:
+        file.write_bytes(gzip.compress(table.write_csv(separator="\t").encode()))
+    done = join(raw, metadata=file, columns=["x"], separator="|")
+    frame = pl.read_parquet(raw)
+    assert frame["item_id"].to_list() == RAW
+    assert frame["x"].to_list() == values
+    assert line in done.feature_cols[0]
+    FeatureSpec.model_validate(yaml.safe_load(done.feature_cols[0])[0])
+
+
+def test_a_category_is_text_and_a_separator_has_to_be_declared(raw: Path, tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {
+            "item_id": ["7", "007", "b"],
+            "x": pl.Series(["u", "v", "u"], dtype=pl.Categorical),
+            "y": ["a|b", "c", "d"],
+        }
+    )
+    table.write_parquet(tmp_path / "m.parquet")
+    join(raw, metadata=tmp_path / "m.parquet", columns=["x", "y"])
+    assert pl.read_parquet(raw)["x"].to_list() == ["v", "u", "u"]
+    assert pl.read_parquet(raw)["y"].to_list() == ["c", "d", "a|b"]
+
+
+def test_text_is_filled(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("item_id,x,y\n7,a,b|c\nb,,d\n")
+    options: dict[str, Any] = {"metadata": tmp_path / "m.csv", "columns": ["x", "y"]}
+    assert "1 of 3 items" in problem(raw, **options)
+    join(raw, **options, fill="none", separator="|")
+    frame = pl.read_parquet(raw)
+    assert frame["x"].to_list() == ["none", "none", "a"]
+    assert frame["y"].to_list() == [[], ["d"], ["b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "expected"),
+    [
+        (["a", "", "b"], {}, "column 'x', item 007, row 1: no value (1 such items)"),
+        (["a|b", "c||d", "b"], {}, "column 'x', row 1: found 'c||d', expected a list with items"),
+        (["1|2", "[1 ... 9]", "b"], {}, "column 'x', row 1: found '[1 ... 9]', expected a list"),
+        (['"1,234"', "5", "6"], {}, "column 'x', row 0: found '1,234'; expected numbers without"),
+        (["1", "2", "3"], {"fill": "none"}, "column 'x' holds numbers; --fill 'none' is none"),
+        (["1|2", "-3", "4"], {}, "column 'x', item 007: found [-3]; expected integers from 0 up"),
+        (["1", "2", "3"], {"separator": "7"}, "--list-separator: '7' cannot separate items"),
+    ],
+)
+def test_text_that_is_refused(
+    raw: Path, tmp_path: Path, cells: list[str], options: dict[str, Any], expected: str
+) -> None:
+    rows = [f"{item},{cell}" for item, cell in zip(["7", "007", "b"], cells, strict=True)]
+    (tmp_path / "m.csv").write_text("\n".join(["item_id,x", *rows]))
+    options = {"separator": "|"} | options
+    assert expected in problem(raw, metadata=tmp_path / "m.csv", columns=["x"], **options)
 
 
 def test_fill(info: Path, metadata: Path) -> None:

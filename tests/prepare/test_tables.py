@@ -142,7 +142,8 @@ FIRST = "(the first is 0)"
         ),
         (
             lines("u,a,1,1", "u,b,2,0.5", "u,c,3,", "u,d,4,0", header=HEADER + ",label"),
-            f"column 'label', row 1 {FIRST}: found '0.5', expected 0 or 1 (2 such rows)",
+            f"column 'label', row 1 {FIRST}: found '0.5', expected 0 or 1; --label-threshold 4 "
+            "makes clicks of ratings from 4 on (2 such rows)",
         ),
         (
             lines("u,a,1,0", "u,b,2,0", header=HEADER + ",label"),
@@ -174,7 +175,8 @@ def test_all_problems_of_both_files_are_listed(tmp_path: Path) -> None:
         "expected a number >= 0, or ISO dates in every row",
         f"log.csv: column 'user', row 1 {FIRST}: found nothing, expected an id",
         f"log.csv: column 'item', row 2 {FIRST}: found nothing, expected an id",
-        f"log.csv: column 'label', row 1 {FIRST}: found '3', expected 0 or 1",
+        f"log.csv: column 'label', row 1 {FIRST}: found '3', expected 0 or 1; --label-threshold 4 "
+        "makes clicks of ratings from 4 on",
         f"items.csv: column 'item', row 1 {FIRST}: found nothing, expected an id",
         f"items.csv: column 'item', row 2 {FIRST}: found 'i1', expected each item once",
         f"items.csv: column 'likes', row 2 {FIRST}: found 'many', expected a number >= 0",
@@ -215,7 +217,12 @@ def test_all_problems_of_both_files_are_listed(tmp_path: Path) -> None:
             f"row 0 {FIRST} holds 1600000000000 (milliseconds, 6 such rows)",
         ),
         ({"label": [[1]] * 12}, "column 'label' has type List(Int64); expected 0 and 1"),
-        ({"more": [[1]] * 12}, "column 'more' has type List(Int64); expected numbers or text"),
+        (
+            {"more": [{"a": 1}] * 12},
+            "column 'more' has type Struct({'a': Int64}); expected numbers, text, or lists of them",
+        ),
+        ({"more": [[1], None, [1, None]] * 4}, f"row 2 {FIRST}: found [1, None], expected a value"),
+        ({"more": [["a", " "]] * 12}, f"'more', row 0 {FIRST}: found ['a', ' '], expected a value"),
     ],
 )
 def test_a_wrong_parquet_log(tmp_path: Path, columns: dict[str, Any], expected: str) -> None:
@@ -259,7 +266,14 @@ PAIRS = "a\t1 2 3\nb\t3 2 1 4\n"
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"keep": ("x",)}, "log.tsv: a pairs file has no columns; --keep and --label need some"),
+        (
+            {"keep": ("x",)},
+            "log.tsv: a pairs file has no columns; --keep, --label and --label-threshold need some",
+        ),
+        (
+            {"label_threshold": 4.0},
+            "log.tsv: a pairs file has no columns; --keep, --label and --label-threshold need some",
+        ),
         (
             {"split": "time", "valid_from": "1", "test_from": "2"},
             "log.tsv: a pairs file has no times; expected --split leave-last-out",

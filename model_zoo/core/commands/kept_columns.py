@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.csv_rows import csv_header, csv_texts, require_once
 from model_zoo.core.data.parquet import element_type, scan_file
+from model_zoo.core.data.text_files import DELIMITERS, table_suffix
 from model_zoo.core.errors import InputError, first_line
 
 
@@ -33,7 +34,7 @@ class KeptColumns:
         self, source: Path, names: Sequence[str], target: Path, taken: Sequence[str]
     ) -> None:
         self.source, self.names = source, list(dict.fromkeys(names))
-        self.from_csv, self.to_csv = source.suffix == ".csv", target.suffix == ".csv"
+        self.from_csv, self.to_csv = table_suffix(source) in DELIMITERS, target.suffix == ".csv"
         if self.names:
             self._check(taken)
 
@@ -59,7 +60,7 @@ class KeptColumns:
                 schema = scan_file(self.source).collect_schema()
                 found = schema.names()
         except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
-            kind = self.source.suffix[1:]
+            kind = table_suffix(self.source)[1:]
             raise InputError(
                 f"{self.source}: not a readable {kind} file: {first_line(error)}"
             ) from None

@@ -42,6 +42,7 @@ from model_zoo.core.data.csv_rows import csv_to_parquet
 from model_zoo.core.data.encode import encode_file
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
+from model_zoo.core.data.text_files import DELIMITERS, table_suffix
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_apart, require_writable, write_aside
 from model_zoo.core.serving.calibration import Calibration
@@ -49,6 +50,7 @@ from model_zoo.core.serving.file import FoldedFile, load_folded
 
 TASKS = ("Task1", "Task2", "Task1&2")
 FORMATS = (".parquet", ".csv")
+INPUTS = (".parquet", *DELIMITERS)
 SCORE_COLUMNS, EXPLAINED = ("ID", "probability"), ("history", "attention")
 
 
@@ -120,7 +122,7 @@ def score_file(
         expid: Experiment id.
         gpu: CUDA device, -1 for CPU.
         overrides: ``key=value`` strings that replace settings.
-        source: Parquet or csv file of rows.
+        source: Parquet, csv or tsv file of rows; csv and tsv may be compressed.
         target: Parquet or csv file to write: ``ID`` (the row, from 0), ``probability``, and
             with ``explain`` the lists ``history`` and ``attention``: the items that the model
             saw and their weights.
@@ -137,9 +139,12 @@ def score_file(
     _log_to_console()
     source, target = Path(source), Path(target)
     problems = [
-        f"{path}: expected a file named *.parquet or *.csv"
-        for path in (source, target)
-        if path.suffix not in FORMATS
+        f"{path}: expected a file named {expected}"
+        for path, expected, good in (
+            (source, "*.parquet, *.csv or *.tsv (also .gz)", table_suffix(source) in INPUTS),
+            (target, "*.parquet or *.csv", target.suffix in FORMATS),
+        )
+        if not good
     ]
     if problems:
         raise InputError(problems)
@@ -265,7 +270,7 @@ def _as_encoded(raw: DatasetSpec, source: Path, folder: Path) -> Path:
         for column in raw.feature_cols
     ]
     dataset = raw.model_copy(update={"feature_cols": columns, "test_data": str(source)})
-    if source.suffix == ".csv":
+    if table_suffix(source) in DELIMITERS:
         rows = folder / "rows.parquet"
         csv_to_parquet(source, rows, dataset)
         dataset = dataset.model_copy(update={"test_data": str(rows)})

@@ -1,8 +1,9 @@
 """Text of a cell as a number or as a list: ``7^8^9``, ``7 8 9``, ``[7, 8, 9]``.
 
 A cell that starts with a bracket is a list as Python, JSON or numpy print it. In any other
-cell the first of ``^``, ``|``, ``;`` and ``,`` that occurs in it separates; blanks separate
-numbers only, as a text id may contain them. What does not fit is a problem, never dropped.
+cell the declared separator separates, and no other; without one, the first of ``^``, ``|``, ``;``
+and ``,`` that occurs in it, or blanks between numbers (a text id may contain them). What does not
+fit is a problem, never dropped.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _PRINTED_ARRAY = re.compile(
 )
 # Lists in another form, such as deque([1, 2]) or a set: their commas do not separate plainly.
 _OTHER_FORM = r"^(?:[\w.]+\(\s*[\[({]|\{\s*['\"]|['\"]\s*[\[(])"
+# With a separator declared, a remark such as "(no genres listed)" is a text as it stands.
+_REMARK = re.compile(r"\((?!.*\.\.\.)[^,'\"()\[\]]*\s[^,'\"()\[\]]*\)")
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _SCALAR = re.compile(
     rf"(?:(?:np|numpy)\.)?(?:u?int\d+|float\d+|str_)\((?P<value>{_QUOTED}|[^\s,'\"()\[\]]+)\)",
@@ -52,12 +55,13 @@ _ITEM = re.compile(rf"{_QUOTED}|{_SCALAR.pattern}|[^\s,'\"()\[\]]+", re.DOTALL)
 _BETWEEN = re.compile(r"\s*,\s*|\s+")
 
 
-def parse_list(text: str, dtype: str) -> list[Any]:
+def parse_list(text: str, dtype: str, separator: str | None = None) -> list[Any]:
     """The items of a list written as text.
 
     Args:
         text: The cell.
         dtype: ``int``, ``float`` or ``str``.
+        separator: The declared one, outside brackets.
 
     Returns:
         The items; none for an empty cell.
@@ -68,14 +72,19 @@ def parse_list(text: str, dtype: str) -> list[Any]:
     text = text.strip()
     array = _PRINTED_ARRAY.fullmatch(text)
     text = array["list"].strip() if array else text
-    if text.startswith(("[", "(")):
+    remark = separator is not None and dtype == "str" and _REMARK.fullmatch(text)
+    if text.startswith(("[", "(")) and not remark:
         return [_item(token, dtype) for token in _bracketed(text, dtype)]
     if not text:
         return []
     if re.match(_OTHER_FORM, text):
         raise ValueError("this form of a list is not known")
-    between = next((s for s in SEPARATORS if s in text), None if dtype != "str" else SEPARATORS)
-    return [_unquoted(token.strip(), dtype) for token in text.split(between)]
+    if separator is None:
+        separator = next(
+            (s for s in SEPARATORS if s in text), SEPARATORS if dtype == "str" else " "
+        )
+    tokens = text.split(None if separator == " " else separator)
+    return [_unquoted(token.strip(), dtype) for token in tokens]
 
 
 def parse_number(text: str, dtype: str) -> int | float:
@@ -96,15 +105,23 @@ def parse_number(text: str, dtype: str) -> int | float:
     return number
 
 
-def read_lists(cells: pl.Series, dtype: str) -> tuple[pl.Series, dict[int, str]]:
-    """A column of lists written as text; plain cells are read all at once.
+def read_lists(
+    cells: pl.Series, dtype: str, separator: str | None = None
+) -> tuple[pl.Series, dict[int, str]]:
+    """A column of lists written as text, as :func:`parse_list` reads a cell; plain cells are read
+    all at once.
 
     Returns:
         Lists of the dtype, empty where the cell cannot be read, and what is wrong there, by row.
     """
     text = cells.fill_null("").str.strip_chars()
-    lists, odd = _plain_texts(text) if dtype == "str" else _plain_numbers(text, dtype)
-    return _patch(cells, lists, odd, partial(parse_list, dtype=dtype), [])
+    separators = list(SEPARATORS) if separator is None else [separator]
+    if dtype == "str":
+        lists, odd = _plain_texts(text, separators)
+    else:
+        lists, odd = _plain_numbers(text, dtype, separators, blanks=separator in (None, " "))
+    parse = partial(parse_list, dtype=dtype, separator=separator)
+    return _patch(cells, lists, odd, parse, [])
 
 
 def read_numbers(cells: pl.Series, dtype: str) -> tuple[pl.Series, dict[int, str]]:
@@ -151,12 +168,15 @@ def _patch(
     return pl.concat([values.filter(~odd), patches]).gather(order), problems
 
 
-def _plain_numbers(text: pl.Series, dtype: str) -> tuple[pl.Series, pl.Series]:
+def _plain_numbers(
+    text: pl.Series, dtype: str, separators: list[str], *, blanks: bool
+) -> tuple[pl.Series, pl.Series]:
     number = _PLAIN[dtype]
     inside = rf"{number}(?:(?:\s*,\s*{number})*|(?:\s+{number})*)"
-    outside = "|".join(rf"(?:\s*{re.escape(s)}\s*{number})*" for s in SEPARATORS)
+    between = [rf"\s*{re.escape(s)}\s*" for s in separators if s != " "]
+    between += [r"\s+"] if blanks else []
     forms = (
-        rf"{number}(?:{outside}|(?:\s+{number})*)",
+        rf"{number}(?:{'|'.join(rf'(?:{b}{number})*' for b in between)})",
         rf"\[\s*{inside}\s*\]",
         rf"\(\s*{inside}\s*\)",
     )
@@ -168,10 +188,10 @@ def _plain_numbers(text: pl.Series, dtype: str) -> tuple[pl.Series, pl.Series]:
     return digits.str.extract_all(number).cast(pl.List(TYPES[dtype])), ~plain & (text != "")
 
 
-def _plain_texts(text: pl.Series) -> tuple[pl.Series, pl.Series]:
+def _plain_texts(text: pl.Series, separators: list[str]) -> tuple[pl.Series, pl.Series]:
     cell = pl.col("cell")
     parts = pl.concat_list(cell)
-    for separator in reversed(SEPARATORS):
+    for separator in reversed(separators):
         found = cell.str.contains(separator, literal=True)
         parts = pl.when(found).then(cell.str.split(separator)).otherwise(parts)
     none = pl.lit([], dtype=pl.List(pl.String))

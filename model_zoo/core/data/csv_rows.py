@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers
+from model_zoo.core.data.list_columns import expected_list
 from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.data.text_files import DELIMITERS, open_text, table_suffix
 from model_zoo.core.errors import InputError, first_line
 
 _BLOCK = 8 << 20  # bytes read at a time; a line is shorter
@@ -25,7 +27,7 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
     The file is streamed, so it may be larger than memory.
 
     Args:
-        source: csv file with a header.
+        source: csv or tsv file with a header, compressed or not, as its name says.
         target: Parquet file to write.
         dataset: Says which columns are lists, and of what.
 
@@ -33,11 +35,14 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
         InputError: If the file is unreadable, a row has too few or too many fields, or a
             value is not what its column says: the first of each column, and how many.
     """
-    lists: dict[str, str] = {dataset.history_col: dataset.column(dataset.history_col).dtype}
+    history = dataset.ids(dataset.history_col)
+    lists: dict[str, str] = {history.name: history.dtype}
+    separators = {history.name: history.splitter}
     kinds: dict[str, str] = {dataset.item_col: dataset.column(dataset.item_col).dtype}
     for feature in dataset.features(of_items=False):
         of_lists = feature.type in ("sequence", "embedding")
         (lists if of_lists else kinds)[feature.name] = feature.dtype
+        separators[feature.name] = feature.splitter
     label = dataset.label_col.name
     found: dict[str, tuple[int, str, str, int]] = {}  # column -> first row, cell, problem, count
     try:
@@ -45,11 +50,11 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
         require_once(source, found_names, [*lists, *kinds])
         names = [name for name in found_names if found_names.count(name) == 1]
         empty = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
-        schema = _converted(empty, lists, kinds, label)[0].to_arrow().schema
+        schema = _converted(empty, lists, separators, kinds, label)[0].to_arrow().schema
         with pq.ParquetWriter(target, schema) as writer:
             start = 0
             for text in csv_texts(source, names):
-                table, problems = _converted(text, lists, kinds, label)
+                table, problems = _converted(text, lists, separators, kinds, label)
                 for name, rows in problems.items():
                     row = min(rows)
                     first = (start + row, str(text[name][row]), rows[row], 0)
@@ -63,7 +68,13 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
         raise InputError(
             [
                 f"{source}: column '{name}', row {row}: found {_shown(cell)}, expected "
-                + (LISTS[lists[name]] if name in lists else EXPECTED[kinds[name]])
+                + (
+                    EXPECTED[kinds[name]]
+                    if name in kinds
+                    else LISTS[lists[name]]
+                    if separators[name] is None
+                    else expected_list(separators[name])
+                )
                 + (f": {problem}" if name in lists else "")
                 + (f" ({count} such rows)" if count > 1 else "")
                 for name, (row, cell, problem, count) in found.items()
@@ -73,8 +84,7 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
 
 def csv_header(source: Path) -> list[str]:
     """The names of a csv file's columns, also those that appear twice."""
-    parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
-    with pc.open_csv(source, _reading(), parse) as reader:
+    with pc.open_csv(open_text(source), _reading(), _parsing(source, lambda row: "skip")) as reader:
         names: list[str] = reader.schema.names
     return names
 
@@ -100,6 +110,14 @@ def _reading() -> pc.ReadOptions:
     return pc.ReadOptions(use_threads=False, block_size=_BLOCK)
 
 
+def _parsing(source: Path, on_ragged: Callable[[Any], str]) -> pc.ParseOptions:
+    return pc.ParseOptions(
+        delimiter=DELIMITERS[table_suffix(source)],
+        newlines_in_values=True,
+        invalid_row_handler=on_ragged,
+    )
+
+
 def csv_texts(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
     """Columns of all rows as text, piece by piece; pyarrow counts the fields of every line.
 
@@ -117,11 +135,10 @@ def csv_texts(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
             ragged.append((line.number - 2, line.actual_columns, line.expected_columns))
         return "skip"
 
-    parse = pc.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
     convert = pc.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), include_columns=names
     )
-    with pc.open_csv(source, _reading(), parse, convert) as reader:
+    with pc.open_csv(open_text(source), _reading(), _parsing(source, note), convert) as reader:
         for batch in reader:
             piece = pl.from_arrow(pa.Table.from_batches([batch]))
             assert isinstance(piece, pl.DataFrame)  # from_arrow makes a Series only of an array
@@ -131,12 +148,16 @@ def csv_texts(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
         others = f" ({count} such rows)" if count > 1 else ""
         raise InputError(
             f"{source}: row {row} (the first is 0): found {fields} fields, expected "
-            f"{expected} separated by ','{others}"
+            f"{expected} separated by {DELIMITERS[table_suffix(source)]!r}{others}"
         )
 
 
 def _converted(
-    text: pl.DataFrame, lists: dict[str, str], kinds: dict[str, str], label: str
+    text: pl.DataFrame,
+    lists: dict[str, str],
+    separators: dict[str, str | None],
+    kinds: dict[str, str],
+    label: str,
 ) -> tuple[pl.DataFrame, dict[str, dict[int, str]]]:
     """Columns with their types, and what is wrong in them, by row."""
     columns, problems = [], {}
@@ -144,7 +165,7 @@ def _converted(
         name = cells.name
         wrong: dict[int, str] = {}
         if name in lists:
-            cells, wrong = read_lists(cells, lists[name])
+            cells, wrong = read_lists(cells, lists[name], separators[name])
         elif kinds.get(name, "str") != "str":
             cells, wrong = read_numbers(cells, kinds[name])
         else:

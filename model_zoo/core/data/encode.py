@@ -163,7 +163,14 @@ def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encod
 
 def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
     """What the vocabularies depend on."""
-    keys = {"feature_cols", "label_col", "item_col", "history_col", "min_categr_count"}
+    keys = {
+        "list_separator",
+        "feature_cols",
+        "label_col",
+        "item_col",
+        "history_col",
+        "min_categr_count",
+    }
     return dataset.model_dump(mode="json", include=keys, exclude_none=True)
 
 
@@ -372,7 +379,8 @@ def _encoded_spec(
     return dataset.model_copy(
         update={
             "rebuild_dataset": False,
-            "feature_cols": columns,
+            "list_separator": None,
+            "feature_cols": [c.model_copy(update={"splitter": None}) for c in columns],
             "item_col": item_row,
             "history_col": history_column(dataset),
             "item_info": str(targets["item_info"]),

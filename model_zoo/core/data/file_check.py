@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from model_zoo.core.data.parquet import plain, scan_file, type_fits
+from model_zoo.core.data.list_columns import text_list_problems
+from model_zoo.core.data.parquet import is_text_list, plain, scan_file, type_fits
 from model_zoo.core.data.rules import ROW, Rule, expected_type
 from model_zoo.core.data.spec import FeatureSpec
 from model_zoo.core.errors import first_line
@@ -37,15 +38,27 @@ def open_checked(
         if allowed is not None and name not in names | {*allowed}
     ]
     problems += [
-        wrong_type(path, feature.name, schema[feature.name], expected_type(feature))
+        wrong_type(path, feature.name, schema[feature.name], _expected(feature, schema))
         for feature in expected
         if feature.name in schema and not type_fits(feature, schema[feature.name])
     ]
     if missing:
         return None, problems
+    written = [f for f in expected if is_text_list(f, schema[f.name])]
+    if written:
+        columns = {f.name: (f.dtype, str(f.splitter)) for f in written}
+        problems += text_list_problems(path, columns)
     fitting = [feature for feature in expected if type_fits(feature, schema[feature.name])]
     plainly = scan.with_columns(plain(feature, schema[feature.name]) for feature in fitting)
     return plainly.with_row_index(ROW), problems
+
+
+def _expected(feature: FeatureSpec, schema: pl.Schema) -> str:
+    """The type that a column should have, and how lists may be written as text."""
+    of_lists = feature.type in ("sequence", "embedding")
+    text = of_lists and schema[feature.name] in (pl.String, pl.Categorical, pl.Enum)
+    hint = "; lists written as text need list_separator in the data set's YAML (raw data only)"
+    return expected_type(feature) + (hint if text else "")
 
 
 def apply_rules(

@@ -8,12 +8,14 @@ plain type of each column.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model_zoo.core.data.cell_text import TYPES, read_lists
 from model_zoo.core.data.spec import FeatureSpec
 from model_zoo.core.errors import InputError
 
@@ -114,7 +116,7 @@ def type_fits(feature: FeatureSpec, dtype: pl.DataType) -> bool:
         return True
     of_lists = feature.type in ("sequence", "embedding")
     if isinstance(dtype, (pl.List, pl.Array)) != of_lists:
-        return False
+        return is_text_list(feature, dtype)
     element = element_type(dtype)
     if of_lists and element == pl.Null:
         return True
@@ -126,6 +128,24 @@ def type_fits(feature: FeatureSpec, dtype: pl.DataType) -> bool:
         return element in (pl.String, pl.Categorical, pl.Enum)
     whole = isinstance(element, pl.Decimal) and element.scale == 0
     return element.is_integer() or element == pl.Boolean or whole
+
+
+def is_text_list(feature: FeatureSpec, dtype: pl.DataType) -> bool:
+    """Whether a column has lists written as text, with a separator that is declared for it."""
+    text = dtype in (pl.String, pl.Categorical, pl.Enum)
+    return text and feature.type in ("sequence", "embedding") and feature.splitter is not None
+
+
+def read_text_lists(cells: pl.Series, dtype: str, separator: str | None) -> pl.Series:
+    """The lists of cells that :func:`.list_columns.text_list_problems` has found sound.
+
+    Raises:
+        InputError: One is none: the file has changed since.
+    """
+    lists, problems = read_lists(cells, dtype, separator)
+    if problems:
+        raise InputError(f"column '{cells.name}': {next(iter(problems.values()))}")
+    return lists
 
 
 def plain(feature: FeatureSpec, dtype: pl.DataType, *, widen: bool = False) -> pl.Expr:
@@ -141,6 +161,10 @@ def plain(feature: FeatureSpec, dtype: pl.DataType, *, widen: bool = False) -> p
             equal values of two files are equal.
     """
     column = pl.col(feature.name)
+    if is_text_list(feature, dtype):
+        read = partial(read_text_lists, dtype=feature.dtype, separator=feature.splitter)
+        kind = pl.List(TYPES[feature.dtype])
+        return column.cast(pl.String).map_batches(read, return_dtype=kind, is_elementwise=True)
     if isinstance(dtype, pl.Array):
         column = column.arr.to_list()
     element = _plain_element(feature, element_type(dtype), widen=widen)

@@ -14,9 +14,19 @@ from pydantic import (
     model_validator,
 )
 
+from model_zoo.core.data.list_columns import separator_problem
 from model_zoo.core.paths import expanded
 
+
+def _separator(text: str) -> str:
+    problem = separator_problem(text)
+    if problem:
+        raise ValueError(problem)
+    return text
+
+
 PathText = Annotated[str, AfterValidator(expanded)]  # ~ and $VARIABLE replaced
+Separator = Annotated[str, AfterValidator(_separator)]
 LENGTH_SUFFIX = "_length"  # in a batch, of the lengths of the histories
 Pooling = Literal["layers.MaskedAveragePooling()", "layers.MaskedSumPooling()"]
 
@@ -45,6 +55,7 @@ class FeatureSpec(Spec):
     pretrain_dim: int | None = Field(None, ge=1)
     embedding_dim: int | None = Field(None, ge=1)
     share_embedding: str | None = None
+    splitter: Separator | None = None  # of lists written as text, in raw data
     # FuxiCTR passes this text to eval, so only the poolings that make one vector are let in.
     feature_encoder: Pooling | None = None
 
@@ -100,6 +111,7 @@ class DatasetSpec(Spec):
     data_format: Literal["parquet"]
     rebuild_dataset: bool = False
     min_categr_count: int = Field(1, ge=1)
+    list_separator: Separator | None = None  # of all columns without a splitter
     train_data: PathText
     valid_data: PathText
     test_data: PathText | None = None
@@ -136,6 +148,11 @@ class DatasetSpec(Spec):
                     raise ValueError(
                         f"{column.name}: type {column.type} needs {' and '.join(missing)}"
                     )
+            if not self.rebuild_dataset and (self.list_separator or column.splitter):
+                raise ValueError(
+                    "list_separator and splitter need rebuild_dataset: True; encoded files hold "
+                    "lists as such"
+                )
             if column.active and column.dtype == "str" and not self.rebuild_dataset:
                 raise ValueError(f"{column.name}: dtype str needs rebuild_dataset: True")
             if column.active and column.share_embedding is not None:
@@ -184,7 +201,7 @@ class DatasetSpec(Spec):
     def features(self, *, of_items: bool) -> list[FeatureSpec]:
         """Active model inputs that describe items, or those that describe the row."""
         return [
-            column
+            self._with_splitter(column)
             for column in self.feature_cols
             if column.active
             and column.type != "meta"
@@ -223,7 +240,19 @@ class DatasetSpec(Spec):
             kind = "sequence"
         length = None if self.rebuild_dataset else column.max_len
         # Constructed without validation: a sequence of its own would need a vocabulary.
-        return FeatureSpec.model_construct(name=name, type=kind, dtype=column.dtype, max_len=length)
+        return FeatureSpec.model_construct(
+            name=name,
+            type=kind,
+            dtype=column.dtype,
+            max_len=length,
+            splitter=column.splitter or self.list_separator,
+        )
+
+    def _with_splitter(self, column: FeatureSpec) -> FeatureSpec:
+        """A column of lists with the separator that is declared for it."""
+        if column.type not in ("sequence", "embedding") or self.list_separator is None:
+            return column
+        return column.model_copy(update={"splitter": column.splitter or self.list_separator})
 
     def column(self, name: str) -> FeatureSpec:
         return next(column for column in self.feature_cols if column.name == name)

@@ -12,19 +12,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
+from pyarrow import compute
 
+from model_zoo.core.data.text_files import DELIMITERS, open_text, table_suffix
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.file_errors import unreadable
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
     """All columns of a parquet, csv or tsv file, or the named ones.
 
     Args:
-        path: The suffix tells csv and tsv; all else is read as parquet.
-        key: The column of ids, which a text file keeps as text: 007 stays 007.
+        path: The suffix tells csv and tsv, compressed or not; all else is read as parquet.
+        key: The column of ids, which a text file keeps as text: 007 stays 007. White space
+            around them does not count.
         columns: Names; None is all.
 
     Raises:
@@ -32,7 +33,7 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    separator = _SEPARATORS.get(path.suffix.lower())
+    separator = DELIMITERS.get(table_suffix(path))
     try:
         if separator is None:
             with pq.ParquetFile(path) as file:
@@ -41,18 +42,21 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
                     require(path, names, columns)
                 return file.read(columns=columns)
         table = pc.read_csv(
-            path,
+            open_text(path),
             parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pc.ConvertOptions(column_types={key: pa.string()}),
         )
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        kind = "parquet" if separator is None else path.suffix[1:].lower()
+        kind = "parquet" if separator is None else table_suffix(path)[1:]
         raise unreadable(path, kind, error) from None
     if columns is not None:
         require(path, table.column_names, columns)
         table = table.select(columns)
+    if key in table.column_names:
+        trimmed = compute.utf8_trim_whitespace(table[key])
+        table = table.set_column(table.column_names.index(key), key, trimmed)
     return table
 
 
@@ -140,8 +144,13 @@ def is_id_type(dtype: pa.DataType) -> bool:
         return is_id_type(dtype.value_type)
     if pa.types.is_decimal(dtype):
         return bool(dtype.scale == 0)
+    return is_text(dtype) or bool(pa.types.is_integer(dtype))
+
+
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
     string = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
-    return bool(string or pa.types.is_string_view(dtype) or pa.types.is_integer(dtype))
+    return bool(string or pa.types.is_string_view(dtype))
 
 
 def is_number_list(dtype: pa.DataType, *, floating: bool | None = None) -> bool:

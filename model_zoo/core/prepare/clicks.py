@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.tables import PAIRS, load, resolve
+from model_zoo.core.prepare.table_files import PAIRS, load, resolve
 
 # Up to white space, or, where white space follows the '#', up to the end of the phrase.
 _HASHTAG = r"#(?:[^\s#]+|\s+[^#.,!?;:|。，！？]+)"
@@ -64,7 +64,10 @@ def read_clicks(
     item: str = "item",
     timestamp: str = "timestamp",
     label: str | None = None,
+    threshold: float | None = None,
     keep: Sequence[str] = (),
+    separator: str | None = None,
+    lists: Sequence[str] | None = None,
 ) -> Clicks:
     """Read and check an interaction log.
 
@@ -78,7 +81,10 @@ def read_clicks(
             carry an offset).
         label: Column with 0 and 1. Without it ``label`` is used if it exists, and without
             that every row is a click.
+        threshold: The label is a rating, which is a click from this value on.
         keep: Further columns. Text that is all numbers becomes numbers, empty text null.
+        separator: Of lists written as text in kept columns (:meth:`.tables.Table.feature`).
+        lists: Kept columns that hold such lists.
 
     Raises:
         InputError: With every problem found, each naming file, column, row (the first row
@@ -86,8 +92,11 @@ def read_clicks(
     """
     form = resolve(path, form)
     if form == "pairs":
-        if keep or label:
-            raise InputError(f"{path}: a pairs file has no columns; --keep and --label need some")
+        if keep or label or threshold is not None:
+            raise InputError(
+                f"{path}: a pairs file has no columns; --keep, --label and --label-threshold need "
+                "some"
+            )
         return _read_pairs(path)
     required = {user: "--user", item: "--item", timestamp: "--timestamp"}
     if label is not None:
@@ -95,13 +104,19 @@ def read_clicks(
     required |= {name: "--keep" for name in keep if name not in required}
     table = load(path, form, required, [] if label else ["label"])
     label = label or ("label" if "label" in table.frame.columns else None)
+    if threshold is not None and label is None:
+        raise InputError(f"{path}: no column 'label'; --label-threshold needs --label COLUMN")
     times, dated = table.times(timestamp)
     clicks = Clicks(
         user=table.ids(user),
         item=table.ids(item),
         time=times,
-        click=pl.repeat(True, len(times), eager=True) if label is None else table.clicks(label),
-        kept=pl.DataFrame([table.feature(name) for name in keep]),
+        click=(
+            pl.repeat(True, len(times), eager=True)
+            if label is None
+            else table.clicks(label, threshold)
+        ),
+        kept=pl.DataFrame([table.feature(name, separator, lists) for name in keep]),
         dated=dated,
         from_pairs=False,
     )
@@ -116,6 +131,8 @@ def read_items(
     title: str | None = None,
     counters: Sequence[str] | None = None,
     keep: Sequence[str] = (),
+    separator: str | None = None,
+    lists: Sequence[str] | None = None,
     max_tags: int = 5,
 ) -> Metadata:
     """Read and check item metadata (csv, tsv or parquet, by suffix).
@@ -127,7 +144,9 @@ def read_items(
             used if it exists.
         counters: Columns with numbers >= 0, or nothing where unknown; without it ``likes``
             and ``views``, those that exist.
-        keep: Further columns, read like those of :func:`read_clicks`.
+        keep: Further columns, read like those of :func:`read_clicks`; so are their lists.
+        separator: As there.
+        lists: As there.
         max_tags: Tags kept per item.
 
     Raises:
@@ -150,7 +169,7 @@ def read_items(
         item=ids,
         tags=hashtags(titles, max_tags=max_tags),
         counters=pl.DataFrame([table.counter(name) for name in counters]),
-        kept=pl.DataFrame([table.feature(name) for name in keep]),
+        kept=pl.DataFrame([table.feature(name, separator, lists) for name in keep]),
     )
     table.close()
     return metadata

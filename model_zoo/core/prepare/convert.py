@@ -8,7 +8,8 @@ Files
     order); lists have no padding; rows are ordered by user and time.
 
 Rules
-    A *click* is a row of the log with label 1, or any row of a log without labels. Rows that
+    A *click* is a row of the log with label 1 (or a rating from ``label_threshold`` on), or any
+    row of a log without labels. Rows that
     repeat user, item and time count once, as a click if one of them is.
 
     History: the items the user clicked strictly before the row's time, oldest first, the
@@ -65,7 +66,7 @@ from model_zoo.core.prepare.rows import (
     levels,
     sample_negatives,
 )
-from model_zoo.core.prepare.tables import parse_times
+from model_zoo.core.prepare.splits import refuse_empty, split_events
 
 __all__ = ["EXAMPLE", "ConvertOptions", "add_arguments", "convert_log", "run"]
 
@@ -135,7 +136,10 @@ def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
             item=options.item,
             timestamp=options.timestamp,
             label=options.label,
+            threshold=options.label_threshold,
             keep=options.keep,
+            separator=options.list_separator,
+            lists=options.lists,
         )
     except InputError as error:
         problems += error.problems
@@ -147,6 +151,8 @@ def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
                 title=options.title,
                 counters=options.levels,
                 keep=options.keep_items,
+                separator=options.list_separator,
+                lists=options.lists,
                 max_tags=options.max_tags,
             )
     except InputError as error:
@@ -162,13 +168,13 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     events = Events.build(
         _codes(clicks.user, users), _codes(clicks.item, items), clicks.time, clicks.click
     )
-    split = _split(options, clicks, events)
+    split = split_events(options, clicks, events)
     enough = events.end - events.begin >= options.min_history
     splits = [
         Rows.of_events(events, np.flatnonzero(enough & (split == code)))
         for code in range(len(SPLITS))
     ]
-    _refuse_empty(options, events, splits)
+    refuse_empty(options, events, splits)
 
     in_training = events.item[events.click & (split == TRAIN)]
     popularity = np.bincount(in_training, minlength=len(items))
@@ -185,8 +191,8 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     item_info = pl.DataFrame(
         [
             items.alias("item_id"),
-            metadata.tags.gather(of_item).fill_null([]).alias("item_tags"),
-            *(c.gather(of_item) for c in metadata.kept.iter_columns()),
+            _of_items(metadata.tags, of_item).alias("item_tags"),
+            *(_of_items(c, of_item) for c in metadata.kept.iter_columns()),
         ]
     )
 
@@ -229,6 +235,12 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     )
 
 
+def _of_items(values: pl.Series, of_item: pl.Series) -> pl.Series:
+    """A metadata column for the items in order; an item without metadata has an empty list."""
+    gathered = values.gather(of_item)
+    return gathered.fill_null([]) if isinstance(values.dtype, pl.List) else gathered
+
+
 def _ordered_ids(values: pl.Series) -> pl.Series:
     ids = pl.DataFrame({"id": values.unique()})
     return ids.sort(pl.col("id").str.len_chars(), "id")["id"]
@@ -236,45 +248,6 @@ def _ordered_ids(values: pl.Series) -> pl.Series:
 
 def _codes(values: pl.Series, ids: pl.Series) -> Ints:
     return values.cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
-
-
-def _split(options: ConvertOptions, clicks: Clicks, events: Events) -> Ints:
-    if options.split == "leave-last-out":
-        return events.leave_last_out()
-    if clicks.from_pairs:
-        raise InputError(
-            f"{options.interactions}: a pairs file has no times; expected --split leave-last-out"
-        )
-    problems, cuts = [], []
-    kind = "an ISO date" if clicks.dated else "a number"
-    for flag, text in (("--valid-from", options.valid_from), ("--test-from", options.test_from)):
-        times, dated = parse_times(pl.Series([text], dtype=pl.String))
-        if times[0] is None or dated != clicks.dated:
-            problems.append(f"{flag} is '{text}', expected {kind}, like the log's timestamps")
-        cuts.append(times[0])
-    if not problems and cuts[0] >= cuts[1]:
-        problems.append(
-            f"--valid-from is {options.valid_from}, expected a time before "
-            f"--test-from, {options.test_from}"
-        )
-    if problems:
-        raise InputError(problems)
-    return events.time_cut(*cuts)
-
-
-def _refuse_empty(options: ConvertOptions, events: Events, splits: list[Rows]) -> None:
-    clicks = {n: int(rows.click.sum()) for n, rows in zip(SPLITS, splits, strict=True)}
-    empty = [name for name, count in clicks.items() if not count]
-    if empty:
-        users = len(np.unique(events.user))
-        single = len(np.unique(events.user[events.last - events.begin < 2]))
-        raise InputError(
-            f"{options.interactions}: no click for {' and '.join(empty)}; --split {options.split} "
-            f"with --min-history {options.min_history} gives "
-            + ", ".join(f"{count} for {name}" for name, count in clicks.items())
-            + f" ({single} of {users} users have fewer than two clicks; "
-            f"times {events.time.min()} to {events.time.max()})"
-        )
 
 
 def _check_together(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from model_zoo.core.data.list_columns import separator_problem
 from model_zoo.core.errors import InputError
 from model_zoo.core.paths import path_argument
-from model_zoo.core.prepare.tables import FORMATS
+from model_zoo.core.prepare.table_files import FORMATS
 
 EXAMPLE = """example:
   qin-data convert --interactions MicroLens-50k_pairs.tsv --titles MicroLens-50k_titles.csv \\
@@ -38,7 +40,10 @@ class ConvertOptions:
     """What to convert and how; every field is an option of the command line, and its help."""
 
     interactions: str = field(
-        metadata={"help": "the log: csv, tsv, parquet or pairs", "parser": _FILE}
+        metadata={
+            "help": "the log: csv, tsv (also .gz, .bz2, .zst, .lz4), parquet or pairs",
+            "parser": _FILE,
+        }
     )
     out: str = field(
         metadata={
@@ -54,11 +59,22 @@ class ConvertOptions:
     item: str = _option("item ids of the log", "item", **_COLUMN)
     timestamp: str = _option("numbers of one unit, or ISO dates", "timestamp", **_COLUMN)
     label: str | None = _option("0 and 1 (default: label, if it exists)", **_COLUMN)
+    label_threshold: float | None = _option(
+        "the label is a rating: from N on it is a click", None, metavar="N", type=float
+    )
     keep: tuple[str, ...] = _option("of the log, to keep as row features", (), **_COLUMNS)
     items_id: str | None = _option("item ids of the metadata (default: as --item)", **_COLUMN)
     title: str | None = _option("titles with #hashtags (default: title, if it exists)", **_COLUMN)
     max_tags: int = _option("tags kept per item", 5, **_COUNT)
     keep_items: tuple[str, ...] = _option("of the metadata, to keep in item_info", (), **_COLUMNS)
+    list_separator: str | None = _option(
+        "of lists written as text in kept columns, such as a|b; [..] is a list as well",
+        metavar="MARK",
+    )
+    lists: tuple[str, ...] | None = _option(
+        "kept columns with such lists (default: text with the separator in it, or all in [..])",
+        **_COLUMNS,
+    )
     levels: tuple[str, ...] | None = _option(
         "counters of the metadata (default: likes and views, those that exist)", **_COLUMNS
     )
@@ -103,6 +119,15 @@ class ConvertOptions:
                 f"--min-history is {self.min_history}, expected at most "
                 f"--max-history, {self.max_history}"
             )
+        if self.label_threshold is not None and not math.isfinite(self.label_threshold):
+            problems.append(f"--label-threshold is {self.label_threshold}, expected a number")
+        wrong = self.list_separator is not None and separator_problem(self.list_separator)
+        problems += [f"--list-separator: {wrong}"] if wrong else []
+        problems += [
+            f"--lists {name}: no such column in --keep or --keep-items"
+            for name in self.lists or ()
+            if name not in (*self.keep, *self.keep_items)
+        ]
         roles = [self.user, self.item, self.timestamp, *([self.label] if self.label else [])]
         if len(set(roles)) < len(roles):
             problems.append(f"user, item, timestamp and label name a column twice: {roles}")

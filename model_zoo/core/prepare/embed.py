@@ -204,7 +204,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="ids of npy files: npy, or text with one a line",
+        help="ids of npy files: npy, text with one a line, or csv (also .gz); --ids-key names its "
+        "header, by default --id",
     )
     add(
         "--row-order",

@@ -112,6 +112,17 @@ def lists_of(values: npt.NDArray[Any]) -> pa.ListArray:
 
 def feature_col(name: str, values: npt.NDArray[Any]) -> str:
     """The entry of ``feature_cols`` that fits the values."""
+    return feature_line(name, feature_kind(values))
+
+
+def feature_line(name: str, kind: str) -> str:
+    """An entry of ``feature_cols``: an item feature of this dtype and type."""
+    quoted = name if name.isidentifier() else json.dumps(name)
+    return f"- {{name: {quoted}, active: True, {kind}}}"
+
+
+def feature_kind(values: npt.NDArray[Any]) -> str:
+    """What an entry of ``feature_cols`` says of numbers (rows,) or lists (rows, length)."""
     integer = values.dtype.kind == "i"
     # A vocabulary has padding and at least one more entry.
     vocab_size = max(int(values.max()) + 1, 2) if integer else 0
@@ -124,8 +135,7 @@ def feature_col(name: str, values: npt.NDArray[Any]) -> str:
         kind = f"dtype: int, type: categorical, source: item, vocab_size: {vocab_size}"
     else:
         kind = "dtype: float, type: numeric, source: item"
-    quoted = name if name.isidentifier() else json.dumps(name)
-    return f"- {{name: {quoted}, active: True, {kind}}}"
+    return kind
 
 
 def some(names: Sequence[str]) -> str:

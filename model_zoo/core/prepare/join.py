@@ -10,28 +10,28 @@ import argparse
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from model_zoo.core.data.list_columns import separator_problem
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_apart, require_writable
 from model_zoo.core.paths import path_argument
-from model_zoo.core.prepare.arrow_tables import is_number_list, list_matrix, read_table, unique_ids
+from model_zoo.core.prepare.arrow_tables import read_table, unique_ids
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
     check_new_columns,
-    feature_col,
-    lists_of,
+    feature_line,
     no_common_id,
     read_items,
     some,
     write_items,
 )
+from model_zoo.core.prepare.join_columns import align, as_values
 
 EXAMPLE = (
     "qin-data join --item-info data/MicroLens_1M_x1/item_info.parquet "
@@ -66,29 +66,39 @@ def join(
     item_id: str = "item_id",
     metadata_id: str | None = None,
     prefix: str = "",
-    fill: int | float | None = None,
+    fill: int | float | str | None = None,
+    separator: str | None = None,
     replace: bool = False,
 ) -> JoinSummary:
     """Add ``columns`` of ``metadata`` to ``item_info``, aligned by item id.
 
     Rows keep their order; a padding row gets 0, or a list of zeros. Written are int64 and
-    float64 scalars, lists of int64 and of float32.
+    float64 scalars, text, lists of int64, of float32 and of text.
 
     Args:
         item_info: A parquet file; replaced when the new one is complete.
-        metadata: A parquet, csv or tsv file with one row for each item.
-        columns: Integers, floats, or lists of one length of either.
+        metadata: A parquet, csv or tsv file with one row for each item; csv and tsv may be
+            compressed, as their names say.
+        columns: Numbers, Booleans (as 0 and 1), or lists of one length of numbers. Where
+            item_info has no padding row, its ids being raw: text, and lists of any length of
+            integers or texts.
         item_id: The id column of item_info. Ids are compared as strings.
         metadata_id: The id column of ``metadata``, if its name is another.
         prefix: Put before the names of the new columns.
-        fill: For items without a value: this number, or a list of zeros. None refuses them.
+        fill: For items without a value: this value, a list of zeros, or an empty list where
+            lengths differ. None refuses them.
+        separator: Of lists written as text: a column of text in which it occurs, or with all
+            cells in brackets, holds lists.
         replace: Allow to write over columns that item_info has.
 
     Raises:
         InputError: With every problem found; nothing is written.
     """
-    if fill is not None and not math.isfinite(fill):
+    if isinstance(fill, float) and not math.isfinite(fill):
         raise InputError(f"--fill is {fill}; expected a finite number")
+    wrong = separator is not None and separator_problem(separator)
+    if wrong:
+        raise InputError(f"--list-separator: {wrong}")
     require_apart({"--metadata": metadata}, {"--item-info": item_info})
     require_writable([item_info])
     items = read_items(item_info, item_id)
@@ -117,14 +127,12 @@ def join(
     for name, column in zip(names, columns, strict=True):
         where = f"{file}: column '{column}'"
         try:
-            values = _aligned(table[column].combine_chunks(), where, rows, wanted, fill)
+            given = as_values(table[column], where, separator)
+            made[name], kind = align(given, where, rows, items, fill)
         except InputError as error:
             problems += error.problems
             continue
-        pad = [(items.first, 0)] + [(0, 0)] * (values.ndim - 1)
-        values = np.pad(values, pad)
-        made[name] = lists_of(values) if values.ndim == 2 else pa.array(values)
-        lines.append(feature_col(name, values))
+        lines.append(feature_line(name, kind))
     if problems:
         raise InputError(problems)
     write_items(items, made, command="qin-data join")
@@ -142,7 +150,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--item-info", type=path_argument, required=True, metavar="FILE", help="replaced in place"
     )
     group.add_argument(
-        "--metadata", type=path_argument, required=True, metavar="FILE", help="parquet, csv or tsv"
+        "--metadata",
+        type=path_argument,
+        required=True,
+        metavar="FILE",
+        help="parquet, csv or tsv (.gz)",
     )
     group.add_argument(
         "--columns", required=True, nargs="+", metavar="NAME", help="columns of the metadata to add"
@@ -155,7 +167,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put before the new names: a name that train.parquet has too needs one",
     )
     group.add_argument(
-        "--fill", type=_number, help="value of items without one (lists: zeros); else they fail"
+        "--fill",
+        type=_value,
+        help="value of items without one (lists: zeros, or none where lengths differ); else they "
+        "fail",
+    )
+    group.add_argument(
+        "--list-separator",
+        metavar="MARK",
+        help="of lists written as text, such as a|b; text in which it occurs, or with all cells in "
+        "[..], becomes lists",
     )
     group.add_argument("--replace", action="store_true", help="write over columns already there")
 
@@ -170,6 +191,7 @@ def run(arguments: argparse.Namespace) -> None:
         metadata_id=arguments.metadata_id,
         prefix=arguments.prefix,
         fill=arguments.fill,
+        separator=arguments.list_separator,
         replace=arguments.replace,
     )
     print(f"{arguments.item_info}: {len(done.feature_cols)} columns for {done.items} items")
@@ -184,76 +206,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"        {line}")
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _aligned(
-    column: pa.Array,
-    where: str,
-    rows: npt.NDArray[np.int64],
-    ids: list[str],
-    fill: int | float | None,
-) -> npt.NDArray[Any]:
-    """Values of the items, (n,) or (n, length); ``rows`` is -1 where there is none."""
-    column = _as_numbers(column)
-    dtype = column.type
-    integer = pa.types.is_integer(dtype) or is_number_list(dtype, floating=False)
-    is_list = is_number_list(dtype)
-    if not (is_list or pa.types.is_integer(dtype) or pa.types.is_floating(dtype)):
-        raise InputError(f"{where} has type {dtype}; expected numbers or lists of numbers")
-    if not is_list and integer and isinstance(fill, float) and not fill.is_integer():
-        raise InputError(f"{where} holds integers; --fill {fill} is none")
-    given = column.take(pa.array(rows, mask=rows < 0))
-    there = given.is_valid().to_numpy(zero_copy_only=False)
-    if pa.types.is_floating(dtype):
-        # pandas writes a missing number as NaN.
-        there &= ~np.nan_to_num(np.isnan(given.to_numpy(zero_copy_only=False)), nan=True)
-    if not there.all() and fill is None:
-        k = int(np.argmin(there))
-        raise InputError(
-            f"{where}, item {ids[k]}, row {rows[k]}: no value ({int((~there).sum())} such items); "
-            "expected one, or --fill 0"
-        )
-    kept = given.filter(pa.array(there))
-    kept_ids = [item for item, one in zip(ids, there, strict=True) if one]
-    if is_list:
-        found = list_matrix(pa.chunked_array([kept]), where, kept_ids)
-    else:
-        found = kept.to_numpy(zero_copy_only=False)
-    stored = _as_stored(found, where, kept_ids, integer=integer)
-    values = np.full((len(ids), *stored.shape[1:]), 0 if is_list else fill or 0, stored.dtype)
-    values[there] = stored
-    return values
-
-
-def _as_numbers(column: pa.Array) -> pa.Array:
-    """Numbers that a writer stored as a dictionary, as decimals or as booleans."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64() if column.type.scale else pa.int64())
-    return column.cast(pa.int64()) if pa.types.is_boolean(column.type) else column
-
-
-def _as_stored(
-    found: npt.NDArray[Any], where: str, ids: list[str], *, integer: bool
-) -> npt.NDArray[Any]:
-    """The values in the type that is written; a value that does not fit is refused."""
-    is_list = found.ndim == 2
-    # A model reads vectors as float32, so that is all that is kept of them. What is too large
-    # for the new type shows as infinite, or as negative, in it.
-    target = np.int64 if integer else (np.float32 if is_list else np.float64)
-    with np.errstate(over="ignore"):
-        cast: npt.NDArray[Any] = found.astype(target)
-    good, expected = np.isfinite(cast), "finite numbers"
-    if integer and (is_list or found.dtype.kind == "u"):
-        good, expected = cast >= 0, "integers from 0 up"
-    if not good.all():
-        k = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
-        bad = found[k].ravel()[np.argmin(good[k].ravel())]
-        raise InputError(f"{where}, item {ids[k]}: found {bad}; expected {expected}")
-    return cast
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text

@@ -1,31 +1,17 @@
-"""Tables as users keep them - csv, tsv, parquet - read strictly, with every problem reported.
-
-Text tables are read as text, so ids such as ``007`` stay what they are; lines with too few or
-too many fields are refused, blank lines passed over. A row's number counts from 0, the header
-and blank lines not counted.
-"""
+"""Columns of a table as users keep them, checked, with every problem reported."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.csv as pc
 
-from model_zoo.core.data.parquet import scan_file
+from model_zoo.core.data.list_columns import expected_list, guess_lists, holds_lists
 from model_zoo.core.errors import InputError
 
-FORMATS = ("auto", "csv", "tsv", "parquet", "pairs")
-PAIRS = ("user", "items")  # the columns of a pairs file, which has no header
-
-_SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet"}
-_SEPARATORS = {"csv": ",", "tsv": "\t", "pairs": "\t"}
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)  # each is the year 5138 in the unit below it
 _DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
@@ -50,7 +36,7 @@ class Table:
         if len(bad):
             others = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
             self.problems.append(
-                f"{self.path}: column '{name}', {_row(bad[0])}: "
+                f"{self.path}: column '{name}', {row_text(bad[0])}: "
                 f"found {_shown(self.frame[name][bad[0]])}, expected {what}{others}"
             )
 
@@ -71,11 +57,17 @@ class Table:
             self.expect(values != "", name, "an id")
         return values
 
-    def clicks(self, name: str) -> pl.Series:
+    def clicks(self, name: str, threshold: float | None = None) -> pl.Series:
+        """Labels 0 and 1, or ratings, which are clicks from the threshold on."""
         numbers = self._numbers(name)
         if numbers is None:
             return self._refuse(name, "0 and 1", pl.Boolean)
-        self.expect(numbers.is_in([0, 1]), name, "0 or 1")
+        if threshold is not None:
+            self.expect(numbers.is_finite(), name, "a number, for --label-threshold")
+            return numbers >= threshold
+        hint = "; --label-threshold 4 makes clicks of ratings from 4 on"
+        rated = numbers.is_finite() & ~numbers.is_in([0, 1])
+        self.expect(numbers.is_in([0, 1]), name, "0 or 1" + (hint if rated.any() else ""))
         return numbers == 1
 
     def counter(self, name: str) -> pl.Series:
@@ -86,14 +78,33 @@ class Table:
         self.expect(unknown | (numbers.is_finite() & (numbers >= 0)), name, "a number >= 0")
         return numbers
 
-    def feature(self, name: str) -> pl.Series:
+    def feature(
+        self, name: str, separator: str | None = None, lists: Sequence[str] | None = None
+    ) -> pl.Series:
+        """Numbers, text, or lists of either.
+
+        Args:
+            name: The column.
+            separator: Of lists written as text.
+            lists: Columns that hold them; by default those that :func:`holds_lists` finds
+                where a separator is declared.
+        """
         values = self.frame[name]
+        if isinstance(values.dtype, (pl.List, pl.Array)):
+            return self._lists(name)
+        if values.dtype in (pl.String, pl.Categorical, pl.Enum):
+            cells = values.cast(pl.String)
+            found = separator is not None and lists is None and holds_lists(cells, separator)
+            if found or name in (lists or ()):
+                return self._text_lists(name, separator)
+        elif name in (lists or ()):
+            return self._refuse(name, "lists, as such or as text (--lists)", pl.String)
         if values.dtype.is_numeric():
             return values
         if values.dtype == pl.Boolean:
             return values.cast(pl.Int64)
         if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
-            return self._refuse(name, "numbers or text", pl.String)
+            return self._refuse(name, "numbers, text, or lists of them", pl.String)
         text = values.cast(pl.String).str.strip_chars().replace("", None)
         for dtype in (pl.Int64, pl.Float64):
             numbers = text.cast(dtype, strict=False)
@@ -130,13 +141,39 @@ class Table:
         kinds, first = np.unique(unit, return_index=True)
         if len(kinds) > 1:
             examples = ", ".join(
-                f"{_row(there[int(k)])} holds {_shown(self.frame[name][there[int(k)]])} "
+                f"{row_text(there[int(k)])} holds {_shown(self.frame[name][there[int(k)]])} "
                 f"({_UNITS[unit[k]]}, {int((unit == unit[k]).sum())} such rows)"
                 for k in first
             )
             self.problems.append(
                 f"{self.path}: column '{name}' mixes units: {examples}; expected one unit"
             )
+
+    def _lists(self, name: str) -> pl.Series:
+        """Lists without a hole; a list that is missing is empty."""
+        values = self.frame[name]
+        if isinstance(values.dtype, pl.Array):
+            values = values.arr.to_list()
+        inner = values.explode(empty_as_null=False).dtype
+        if not (inner.is_numeric() or inner in (pl.String, pl.Categorical, pl.Enum)):
+            return self._refuse(name, "numbers, text, or lists of them", pl.String)
+        if not inner.is_numeric():
+            values = values.cast(pl.List(pl.String))
+            hole = pl.element().is_null() | (pl.element().str.strip_chars() == "")
+        else:
+            hole = pl.element().is_null()
+        holes = values.list.eval(hole.any()).list.first().fill_null(False)
+        self.expect(~holes, name, "a value for each item of the list")
+        return values.fill_null(pl.Series([[]], dtype=values.dtype).implode()[0])
+
+    def _text_lists(self, name: str, separator: str | None) -> pl.Series:
+        cells = self.frame[name].cast(pl.String)
+        lists, problems = guess_lists(cells, separator)
+        good = np.ones(len(cells), dtype=np.bool_)
+        good[list(problems)] = False
+        first = f": {problems[min(problems)]}" if problems else ""
+        self.expect(pl.Series(good), name, expected_list(separator) + first)
+        return lists
 
     def _numbers(self, name: str) -> pl.Series | None:
         values = self.frame[name]
@@ -175,115 +212,10 @@ def parse_times(values: pl.Series) -> tuple[pl.Series, bool]:
     return numbers, False
 
 
-def resolve(path: str, form: str, *, pairs: bool = True) -> str:
-    """The format of a file that is there."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    if form != "auto":
-        return form
-    suffix = Path(path).suffix.lower()
-    if suffix not in _SUFFIXES:
-        known = ", ".join(_SUFFIXES)
-        how = f"{known}, or its format given with --format" if pairs else known
-        raise InputError(f"{path}: the suffix '{suffix}' tells no format; expected {how}")
-    form = _SUFFIXES[suffix]
-    if form == "tsv" and pairs:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            fields = file.readline().strip().split("\t")
-        form = "pairs" if len(fields) == 2 and " " in fields[1].strip() else "tsv"
-    return form
-
-
-def load(path: str, form: str, required: Mapping[str, str], optional: Sequence[str]) -> Table:
-    """The required columns (each with the option that names it), and optional ones if there."""
-    try:
-        names = _column_names(path, form)
-        _check_columns(path, form, required, names)
-        wanted = list(dict.fromkeys([*required, *(n for n in optional if n in names)]))
-        if form == "parquet":
-            scan = scan_file(path).select(wanted)
-            table = Table(path, scan.collect(engine="streaming"))
-        else:
-            table = _read_text(path, form, wanted)
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable {form} file: {reason}") from error
-    if not len(table.frame):
-        raise InputError(f"{path}: no rows; expected at least one")
-    return table
-
-
-def _column_names(path: str, form: str) -> list[str]:
-    if form == "parquet":
-        return scan_file(path).collect_schema().names()
-    if form == "pairs":
-        return list(PAIRS)
-    parse = pc.ParseOptions(
-        delimiter=_SEPARATORS[form], newlines_in_values=True, invalid_row_handler=lambda row: "skip"
-    )
-    with pc.open_csv(path, parse_options=parse) as reader:
-        names: list[str] = reader.schema.names
-    return names
-
-
-def _check_columns(path: str, form: str, required: Mapping[str, str], names: list[str]) -> None:
-    missing = [name for name in required if name not in names]
-    others = [s for s in ",\t;|" if form in _SEPARATORS and len(names) == 1 and s in names[0]]
-    if missing and others:
-        raise InputError(
-            f"{path}: the header '{names[0]}' is one column; expected columns separated by "
-            f"{_SEPARATORS[form]!r} ({form}), found {others[0]!r}"
-        )
-    problems = [
-        f"{path}: column '{name}' appears {names.count(name)} times; expected once"
-        for name in required
-        if names.count(name) > 1
-    ]
-    folded = {name.lower(): name for name in names}
-    for name in missing:
-        near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-        hint = f"; did you mean {required[name]} {folded[near[0]]}?" if near else ""
-        problems.append(
-            f"{path}: column '{name}' ({required[name]}) is missing; "
-            f"found columns {', '.join(names)}{hint}"
-        )
-    if problems:
-        raise InputError(problems)
-
-
-def _read_text(path: str, form: str, wanted: list[str]) -> Table:
-    """Columns of a separated text file, as text; pyarrow counts the fields of every line."""
-    ragged: list[tuple[int, int, int]] = []
-
-    def note(line: Any) -> str:
-        ragged.append((line.number, line.actual_columns, line.expected_columns))
-        return "skip"
-
-    pairs = form == "pairs"
-    # One thread: only then are lines numbered, from 1 and with the header.
-    read = pc.ReadOptions(use_threads=False, column_names=PAIRS if pairs else None)
-    parse = pc.ParseOptions(
-        delimiter=_SEPARATORS[form],
-        quote_char=False if pairs else '"',
-        newlines_in_values=not pairs,
-        invalid_row_handler=note,
-    )
-    as_text = dict.fromkeys(wanted, pa.string())
-    convert = pc.ConvertOptions(include_columns=wanted, column_types=as_text)
-    columns = pc.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
-    if ragged:
-        number, found, expected = ragged[0]
-        others = f" ({len(ragged)} such rows)" if len(ragged) > 1 else ""
-        raise InputError(
-            f"{path}: {_row(number - (1 if pairs else 2))}: found {found} fields, expected "
-            f"{expected} separated by {_SEPARATORS[form]!r}{others}"
-        )
-    return Table(path, pl.DataFrame(columns))
-
-
-def _row(number: int) -> str:
+def row_text(number: int) -> str:
     return f"row {number} (the first is 0)"
 
 
 def _shown(value: Any) -> str:
+    value = value.to_list() if isinstance(value, pl.Series) else value
     return "nothing" if value is None or value == "" else repr(value)

@@ -27,6 +27,7 @@ from model_zoo.core.prepare.arrow_tables import (
     refuse_repeats,
 )
 from model_zoo.core.prepare.file_errors import unreadable
+from model_zoo.core.prepare.ids_file import read_text_ids
 
 _RowIds = Mapping[int, list[str]] | None
 _Role = Literal["ids", "vectors"]
@@ -75,7 +76,8 @@ def open_vectors(
             or else the only one with one dimension of integers or strings.
         vectors_key: The same for the vectors; by default the only floating one of two
             dimensions (parquet: the only column of lists of floats).
-        ids_file: For npy, which has no ids: a ``.npy`` file, or text with an id in each line.
+        ids_file: For npy, which has no ids: a ``.npy`` file, or text
+            (:func:`.ids_file.read_text_ids`), whose header is ``ids_key`` or ``item_id``.
         row_ids: Ids of the rows, by the number of rows; ids in the file are not looked at.
         item_id: The preferred name of the ids.
 
@@ -91,7 +93,7 @@ def open_vectors(
     elif kind == ".npz":
         opened = _open_npz(file, ids_key, vectors_key, item_id, row_ids)
     elif kind == ".npy":
-        opened = _open_npy(file, ids_file, row_ids)
+        opened = _open_npy(file, ids_file, ids_key, item_id, row_ids)
     elif kind == ".parquet":
         opened = _open_parquet(file, ids_key, vectors_key, item_id, row_ids)
     else:
@@ -173,13 +175,14 @@ def _open_npz(
     return _from_array(path, key, ids, values)
 
 
-def _open_npy(path: Path, ids_file: str | Path | None, row_ids: _RowIds) -> Vectors:
+def _open_npy(
+    path: Path, ids_file: str | Path | None, ids_key: str | None, item_id: str, row_ids: _RowIds
+) -> Vectors:
     values = _load_npy(path)
     if values.ndim != 2 or values.dtype.kind not in "iuf":
         raise InputError(f"{path}: {values.dtype} {values.shape}; expected {_EXPECTED['vectors']}")
     if ids_file is not None:
-        ids = _read_ids(Path(ids_file))
-        _check_lengths(path, str(ids_file), len(ids), path.name, len(values))
+        ids = _read_ids(Path(ids_file), path, len(values), ids_key, item_id)
     elif row_ids is not None:
         ids = _ids_by_row(path, len(values), row_ids)
     else:
@@ -270,18 +273,16 @@ def _load_npy(path: Path) -> npt.NDArray[Any]:
     return mapped
 
 
-def _read_ids(path: Path) -> list[str]:
+def _read_ids(path: Path, vectors: Path, rows: int, key: str | None, item_id: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix.lower() == ".npy":
-        ids = _load_npy(path)
-        if _role(ids.dtype, ids.shape, text=ids.dtype.kind in "SU") != "ids":
-            raise InputError(f"{path}: {ids.dtype} {ids.shape}; expected {_EXPECTED['ids']}")
-        return _strings(path, ids)
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, "text", error) from None
+    if path.suffix.lower() != ".npy":
+        return read_text_ids(path, vectors, rows, key=key, item_id=item_id)
+    ids = _load_npy(path)
+    if _role(ids.dtype, ids.shape, text=ids.dtype.kind in "SU") != "ids":
+        raise InputError(f"{path}: {ids.dtype} {ids.shape}; expected {_EXPECTED['ids']}")
+    _check_lengths(vectors, str(path), len(ids), vectors.name, rows)
+    return _strings(path, ids)
 
 
 def _strings(path: Path, ids: npt.NDArray[Any]) -> list[str]:
