@@ -53,6 +53,13 @@ class ConvertOptions:
     item: str = _option("item ids of the log", "item", **_COLUMN)
     timestamp: str = _option("numbers of one unit, or ISO dates", "timestamp", **_COLUMN)
     label: str | None = _option("0 and 1 (default: label, if it exists)", **_COLUMN)
+    drop_ids: tuple[str, ...] = _option(
+        "that mean no user or item (NA null; '' for none): their rows are left out, of log and "
+        "metadata",
+        (),
+        metavar="ID",
+        nargs="+",
+    )
     keep: tuple[str, ...] = _option("of the log, to keep as row features", (), **_COLUMNS)
     items_id: str | None = _option("item ids of the metadata (default: as --item)", **_COLUMN)
     title: str | None = _option("titles with #hashtags (default: title, if it exists)", **_COLUMN)

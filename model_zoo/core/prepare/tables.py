@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.prepare.id_columns import id_text
+from model_zoo.core.prepare.times import parse_times
 
 FORMATS = ("auto", "csv", "tsv", "parquet", "pairs")
 PAIRS = ("user", "items")  # the columns of a pairs file, which has no header
@@ -27,17 +29,38 @@ _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parque
 _SEPARATORS = {"csv": ",", "tsv": "\t", "pairs": "\t"}
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)  # each is the year 5138 in the unit below it
-_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
-_ZONED = "%Y-%m-%d %H:%M:%S%.f%#z"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns as they are in the file, and the problems found in them so far."""
+    """Columns as they are in the file, and the problems found in them so far.
+
+    Rows with ``dropped`` set have none.
+    """
 
     path: str
     frame: pl.DataFrame
     problems: list[str] = field(default_factory=list)
+    dropped: pl.Series | None = None
+
+    def dropping(self, ids: Sequence[str], names: Sequence[str]) -> Table:
+        """The table with those rows dropped that have one of ``ids`` in a column of ids.
+
+        Raises:
+            InputError: If no row is left.
+        """
+        texts = (id_text(self.frame[name]) for name in dict.fromkeys(names))
+        hits = [text.fill_null("").is_in(list(ids)) for text in texts if text is not None]
+        dropped = pl.Series(np.any(hits, axis=0)) if hits else None
+        if dropped is not None and dropped.all():
+            raise InputError(f"{self.path}: --drop-ids drops all {len(dropped)} rows")
+        return replace(self, dropped=dropped)
+
+    def kept(self) -> pl.Series:
+        """The rows that are not dropped, Boolean."""
+        if self.dropped is None:
+            return pl.repeat(True, len(self.frame), eager=True)
+        return ~self.dropped
 
     def close(self) -> None:
         if self.problems:
@@ -45,7 +68,7 @@ class Table:
 
     def expect(self, good: pl.Series, name: str, what: str) -> None:
         """Report the first row where ``good`` is not true, and how many there are."""
-        bad = (~good.fill_null(False)).arg_true()
+        bad = (~good.fill_null(False) & self.kept()).arg_true()
         if len(bad):
             others = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
             self.problems.append(
@@ -63,10 +86,10 @@ class Table:
 
     def ids(self, name: str) -> pl.Series:
         """Text that is never empty."""
-        before = len(self.problems)
-        values = self.text(name)
-        if len(self.problems) == before:
-            self.expect(values != "", name, "an id")
+        values = id_text(self.frame[name])
+        if values is None:
+            return self._refuse(name, "text or integers", pl.String)
+        self.expect(values != "", name, "an id")
         return values
 
     def clicks(self, name: str) -> pl.Series:
@@ -95,7 +118,8 @@ class Table:
         text = values.cast(pl.String).str.strip_chars().replace("", None)
         for dtype in (pl.Int64, pl.Float64):
             numbers = text.cast(dtype, strict=False)
-            if numbers.null_count() == text.null_count():
+            # Text such as nan and inf is a number to polars, but none that was measured.
+            if numbers.is_finite().sum() == text.len() - text.null_count():
                 return numbers
         return text
 
@@ -121,7 +145,7 @@ class Table:
 
     def _one_unit(self, name: str, times: pl.Series) -> None:
         """Seconds and milliseconds of one moment differ by a thousand: so do their sizes."""
-        there = (times >= 0).fill_null(False).arg_true()
+        there = ((times >= 0).fill_null(False) & self.kept()).arg_true()
         unit = np.digitize(times.gather(there).to_numpy(), _UNIT_BOUNDS)
         kinds, first = np.unique(unit, return_index=True)
         if len(kinds) > 1:
@@ -148,27 +172,6 @@ class Table:
         return pl.Series(name, [None] * len(self.frame), dtype=dtype)
 
 
-def parse_times(values: pl.Series) -> tuple[pl.Series, bool]:
-    """Text as numbers, or as dates in microseconds since 1970, whichever reads more of it.
-
-    Returns:
-        The times, null where they cannot be read, and whether they are dates.
-    """
-    text = values.str.strip_chars()
-    whole = text.cast(pl.Int64, strict=False)
-    if whole.null_count() == 0:
-        return whole, False
-    numbers = text.cast(pl.Float64, strict=False)
-    numbers = numbers.replace([np.inf, -np.inf, np.nan], None)
-    text = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "$1 ")
-    dates = [text.str.to_datetime(f, time_unit="us", strict=False) for f in _DATES]
-    zoned = text.str.to_datetime(_ZONED, time_unit="us", strict=False)
-    read = pl.select(pl.coalesce(*dates, zoned.dt.replace_time_zone(None))).to_series()
-    if read.null_count() < numbers.null_count():
-        return read.cast(pl.Int64), True
-    return numbers, False
-
-
 def resolve(path: str, form: str, *, pairs: bool = True) -> str:
     """The format of a file that is there."""
     if not Path(path).is_file():
@@ -182,7 +185,7 @@ def resolve(path: str, form: str, *, pairs: bool = True) -> str:
         raise InputError(f"{path}: the suffix '{suffix}' tells no format; expected {how}")
     form = _SUFFIXES[suffix]
     if form == "tsv" and pairs:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             fields = file.readline().strip().split("\t")
         form = "pairs" if len(fields) == 2 and " " in fields[1].strip() else "tsv"
     return form
