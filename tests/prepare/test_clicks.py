@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from model_zoo.core.prepare.clicks import hashtags
-from model_zoo.core.prepare.times import parse_times
+from model_zoo.core.prepare.tables import parse_times
 from tests.prepare.test_tables import ROWS, convert, frame, lines
 
 

@@ -331,6 +331,11 @@ def test_the_report(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "convert.json").read_text())
     assert report["counts"] == counts
     assert report["arguments"]["negatives"] == 2
+    clicks = Counter(row.item for row in rows_of(tmp_path / "out", "train") if row.click)
+    clicks += Counter(event.item for event in LOG if event.time == 0)  # history too short
+    ranked = sorted(clicks.values())
+    bounds = [ranked[math.ceil(k * len(ranked) / 10) - 1] for k in range(1, 10)]
+    assert report["level_bounds"] == {"views_level": bounds}
     assert set(report["versions"]) == {"python", "numpy", "polars", "pyarrow"}
 
 

@@ -153,7 +153,11 @@ def plain_rule(value: Any, known: set[Any]) -> Any:
     written = same & {str(int(value)), repr(float(value)) if isinstance(value, float) else ""}
     if len(written) == 1:
         return written.pop()
-    if same or value != int(value) or not any(t == str(_number(t)) for t in known):
+    if (
+        same
+        or value != int(value)
+        or not any(str(_number(t)) == t != repr(float(t)) for t in known if _number(t) is not None)
+    ):
         raise ValueError
     return str(int(value))
 
@@ -213,6 +217,7 @@ CITIES = {"3": 1, "Ulm": 2, "__PAD__": 0, OUT_OF_VOCABULARY: 3}
         (CITIES, 3, [1]),
         (CITIES, [np.int64(3), 3.0, 4, "Ulm", b"Ulm", None], [1, 1, 3, 2, 2, 0]),
         (CITIES, "003", [3]),
+        ({0: 1, 1: 2, "__PAD__": 0, OUT_OF_VOCABULARY: 3}, [True, np.False_, None], [2, 1, 0]),
     ],
 )
 def test_tokens_of_another_type(vocabulary: dict[Any, int], value: Any, expected: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which rows are for train, valid and test."""
+"""The split of each event of a log, as ``qin-data convert`` is asked for it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.clicks import Clicks
 from model_zoo.core.prepare.convert_options import ConvertOptions
 from model_zoo.core.prepare.rows import Events, Ints, Rows
-from model_zoo.core.prepare.times import parse_times
+from model_zoo.core.prepare.tables import parse_times
 
 
 def split_events(options: ConvertOptions, clicks: Clicks, events: Events) -> Ints:
-    """The split of each event, as the options say.
+    """The code of each event's split.
 
     Raises:
-        InputError: If the times to cut at are not like those of the log.
+        InputError: A cut that is no time of the log, or cuts in the wrong order.
     """
     if options.split == "leave-last-out":
         return events.leave_last_out()
@@ -43,7 +43,7 @@ def split_events(options: ConvertOptions, clicks: Clicks, events: Events) -> Int
 
 
 def refuse_empty(options: ConvertOptions, events: Events, splits: list[Rows]) -> None:
-    """Raise InputError if a split has no click; it says what the log has."""
+    """Refuse a split without a click, and say how many there are and why."""
     clicks = {n: int(rows.click.sum()) for n, rows in zip(SPLITS, splits, strict=True)}
     empty = [name for name, count in clicks.items() if not count]
     if empty:

@@ -20,7 +20,6 @@ import pyarrow.csv as pc
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.id_columns import id_text
-from model_zoo.core.prepare.times import parse_times
 
 FORMATS = ("auto", "csv", "tsv", "parquet", "pairs")
 PAIRS = ("user", "items")  # the columns of a pairs file, which has no header
@@ -29,6 +28,8 @@ _SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parque
 _SEPARATORS = {"csv": ",", "tsv": "\t", "pairs": "\t"}
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)  # each is the year 5138 in the unit below it
+_DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
+_ZONED = "%Y-%m-%d %H:%M:%S%.f%#z"
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,27 @@ class Table:
         return pl.Series(name, [None] * len(self.frame), dtype=dtype)
 
 
+def parse_times(values: pl.Series) -> tuple[pl.Series, bool]:
+    """Text as numbers, or as dates in microseconds since 1970, whichever reads more of it.
+
+    Returns:
+        The times, null where they cannot be read, and whether they are dates.
+    """
+    text = values.str.strip_chars()
+    whole = text.cast(pl.Int64, strict=False)
+    if whole.null_count() == 0:
+        return whole, False
+    numbers = text.cast(pl.Float64, strict=False)
+    numbers = numbers.replace([np.inf, -np.inf, np.nan], None)
+    text = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "$1 ")
+    dates = [text.str.to_datetime(f, time_unit="us", strict=False) for f in _DATES]
+    zoned = text.str.to_datetime(_ZONED, time_unit="us", strict=False)
+    read = pl.select(pl.coalesce(*dates, zoned.dt.replace_time_zone(None))).to_series()
+    if read.null_count() < numbers.null_count():
+        return read.cast(pl.Int64), True
+    return numbers, False
+
+
 def resolve(path: str, form: str, *, pairs: bool = True) -> str:
     """The format of a file that is there."""
     if not Path(path).is_file():
@@ -185,7 +207,7 @@ def resolve(path: str, form: str, *, pairs: bool = True) -> str:
         raise InputError(f"{path}: the suffix '{suffix}' tells no format; expected {how}")
     form = _SUFFIXES[suffix]
     if form == "tsv" and pairs:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             fields = file.readline().strip().split("\t")
         form = "pairs" if len(fields) == 2 and " " in fields[1].strip() else "tsv"
     return form

@@ -75,7 +75,8 @@ def open_vectors(
             or else the only one with one dimension of integers or strings.
         vectors_key: The same for the vectors; by default the only floating one of two
             dimensions (parquet: the only column of lists of floats).
-        ids_file: For npy, which has no ids: a ``.npy`` file, or text with an id in each line.
+        ids_file: For npy, which has no ids: a ``.npy`` file, or text (UTF-8) with an id in each
+            line; white space around it does not count.
         row_ids: Ids of the rows, by the number of rows; ids in the file are not looked at.
         item_id: The preferred name of the ids.
 
@@ -279,9 +280,16 @@ def _read_ids(path: Path) -> list[str]:
             raise InputError(f"{path}: {ids.dtype} {ids.shape}; expected {_EXPECTED['ids']}")
         return _strings(path, ids)
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, "text", error) from None
+    # Not splitlines: an id may hold what Unicode calls a line's end.
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in lines:
+        raise InputError(
+            f"{path}: line {lines.index('') + 1} is empty; expected an id in each line"
+        )
+    return lines
 
 
 def _strings(path: Path, ids: npt.NDArray[Any]) -> list[str]:

@@ -11,7 +11,8 @@ integer 7             7                               "7"
 "007", "7.0", " 7 "   refused                         as it is
 b"7"                  as "7"                          "7"
 7.5                   refused                         "7.5" if stored, else refused
-NaN, True, others     refused                         refused
+True                  1 if only 0 and 1 are stored    refused
+NaN, others           refused                         refused
 ====================  ==============================  =====================================
 
 For stored text, 7 is refused where "007" is stored and "7" is not, and where no stored id is
@@ -106,6 +107,8 @@ class Keys:
             if not _CANONICAL.fullmatch(value):
                 raise ValueError
             return int(value)
+        if isinstance(value, bool) and set(self._known) <= {0, 1, *SPECIAL}:
+            value = int(value)  # as the encoding of Boolean columns makes them
         number = _integer(value, largest)
         if str not in self._types:
             if number is None:
