@@ -149,6 +149,7 @@ def plain_rule(value: Any, known: set[Any]) -> Any:
         if value != int(value):
             raise ValueError
         return int(value)
+    canonical = {text for text in known if str(_number(text)) == text}
     same = {text for text in known if _number(text) == value}
     written = same & {str(int(value)), repr(float(value)) if isinstance(value, float) else ""}
     if len(written) == 1:

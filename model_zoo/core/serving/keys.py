@@ -11,7 +11,7 @@ integer 7             7                               "7"
 "007", "7.0", " 7 "   refused                         as it is
 b"7"                  as "7"                          "7"
 7.5                   refused                         "7.5" if stored, else refused
-True                  1 if only 0 and 1 are stored    refused
+True                  1, as token, of 0 and 1 only    refused
 NaN, others           refused                         refused
 ====================  ==============================  =====================================
 
@@ -107,8 +107,9 @@ class Keys:
             if not _CANONICAL.fullmatch(value):
                 raise ValueError
             return int(value)
-        if isinstance(value, bool) and set(self._known) <= {0, 1, *SPECIAL}:
-            value = int(value)  # as the encoding of Boolean columns makes them
+        if isinstance(value, bool) and "__OOV__" in self._known:  # a vocabulary, not items
+            if set(self._known) <= {0, 1, *SPECIAL}:
+                value = int(value)  # as the encoding of Boolean columns makes them
         number = _integer(value, largest)
         if str not in self._types:
             if number is None:
