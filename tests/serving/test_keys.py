@@ -149,16 +149,12 @@ def plain_rule(value: Any, known: set[Any]) -> Any:
         if value != int(value):
             raise ValueError
         return int(value)
-    canonical = {text for text in known if str(_number(text)) == text}
     same = {text for text in known if _number(text) == value}
     written = same & {str(int(value)), repr(float(value)) if isinstance(value, float) else ""}
     if len(written) == 1:
         return written.pop()
-    if (
-        same
-        or value != int(value)
-        or not any(str(_number(t)) == t != repr(float(t)) for t in known if _number(t) is not None)
-    ):
+    integers = [text for text in known if isinstance(_number(text), int)]
+    if same or value != int(value) or not any(text == str(int(text)) for text in integers):
         raise ValueError
     return str(int(value))
 

@@ -107,9 +107,9 @@ class Keys:
             if not _CANONICAL.fullmatch(value):
                 raise ValueError
             return int(value)
-        if isinstance(value, bool) and "__OOV__" in self._known:  # a vocabulary, not items
-            if set(self._known) <= {0, 1, *SPECIAL}:
-                value = int(value)  # as the encoding of Boolean columns makes them
+        # A vocabulary, not items, of 0 and 1: that is how Boolean columns are encoded.
+        if isinstance(value, bool) and {"__OOV__"} <= set(self._known) <= {0, 1, *SPECIAL}:
+            value = int(value)
         number = _integer(value, largest)
         if str not in self._types:
             if number is None:
