@@ -7,7 +7,7 @@ import csv
 import json
 import math
 import sys
-import time
+import time as clock
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +43,8 @@ def order(text: str) -> tuple[int, str]:
     return len(text), text
 
 
-def plain(log: list[Event], options: ConvertOptions) -> tuple[dict[str, list[Row]], list[str]]:
-    """The rows of each split before negatives, and the items clicked in the training period."""
+def plain(log: list[Event], options: ConvertOptions) -> tuple[dict[str, list[Row]], list[Event]]:
+    """The rows of each split before negatives, and the clicks of the training period."""
     merged: dict[tuple[str, str, int], tuple[int, Event]] = {}
     for number, event in enumerate(log):
         key = event[:3]
@@ -68,7 +68,7 @@ def plain(log: list[Event], options: ConvertOptions) -> tuple[dict[str, list[Row
             else:
                 split = {0: "test", 1: "valid"}.get(from_last, "train")
             if event.click and split == "train":
-                in_training.append(event.item)
+                in_training.append(event)
             history = tuple(e.item for e in clicks if e.time < event.time)
             if len(history) >= options.min_history:
                 kept = history[-options.max_history :]
@@ -138,9 +138,14 @@ def test_every_log_gives_the_rows_of_plain_loops(
         log = [event._replace(click=True) for event in log]
     write_log(folder / "log.csv", log, labels=labels)
     options = ConvertOptions(
-        interactions=str(folder / "log.csv"), out=str(folder / "out"), **how, **cut
+        interactions=str(folder / "log.csv"),
+        out=str(folder / "out"),
+        keep=("timestamp",),
+        **how,
+        **cut,
     )
-    expected, in_training = plain(log, options)
+    expected, training = plain(log, options)
+    in_training = [event.item for event in training]
     if not all(any(row.click for row in rows) for rows in expected.values()):
         with pytest.raises(InputError, match="no click for"):
             convert_log(options)
@@ -181,8 +186,9 @@ def test_every_log_gives_the_rows_of_plain_loops(
     for split in SPLITS:
         frame = pl.read_parquet(folder / "out" / f"{split}.parquet")
         assert not frame["item_seq"].list.eval(pl.element().is_in(["", None])).list.any().any()
-        for item, level in frame.select("item_id", "views_level").rows():
-            assert level == plain_level(clicks.get(item), [float(c) for c in clicks.values()])
+        for item, time, level in frame.select("item_id", "timestamp", "views_level").rows():
+            before = sum(event.item == item and event.time < time for event in training)
+            assert level == plain_level(before or None, [float(c) for c in clicks.values()])
 
     first = {name: (folder / "out" / name).read_bytes() for name in FILES}
     convert_log(options)
@@ -192,7 +198,7 @@ def test_every_log_gives_the_rows_of_plain_loops(
 def test_the_real_pairs_file_converts_as_it_is(shared: Path, tmp_path: Path) -> None:
     raw = shared / "data" / "MicroLens_50k_raw"
     pairs = raw / "MicroLens-50k_pairs.tsv"
-    started = time.perf_counter()
+    started = clock.perf_counter()
     counts = convert_log(
         ConvertOptions(
             interactions=str(pairs),
@@ -200,7 +206,7 @@ def test_the_real_pairs_file_converts_as_it_is(shared: Path, tmp_path: Path) -> 
             out=str(tmp_path / "out"),
         )
     )
-    assert time.perf_counter() - started < 20
+    assert clock.perf_counter() - started < 20
     assert counts["log_rows"] == 309_708
     assert counts["clicks_with_short_history"] == counts["users"] == 50_000
     assert counts["negatives_lacking"] == counts["items_without_metadata"] == 0
@@ -325,6 +331,11 @@ def test_the_report(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "convert.json").read_text())
     assert report["counts"] == counts
     assert report["arguments"]["negatives"] == 2
+    clicks = Counter(row.item for row in rows_of(tmp_path / "out", "train") if row.click)
+    clicks += Counter(event.item for event in LOG if event.time == 0)  # history too short
+    ranked = sorted(clicks.values())
+    bounds = [ranked[math.ceil(k * len(ranked) / 10) - 1] for k in range(1, 10)]
+    assert report["level_bounds"] == {"views_level": bounds}
     assert set(report["versions"]) == {"python", "numpy", "polars", "pyarrow"}
 
 

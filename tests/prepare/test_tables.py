@@ -61,7 +61,7 @@ def whole_parquet(folder: Path) -> bytes:
 def test_the_usual_log_converts(tmp_path: Path) -> None:
     train = pl.read_parquet(convert(tmp_path, "log.csv", lines(*ROWS)) / "train.parquet")
     assert train.rows() == [
-        (f"u{u}", [f"i{u}"], f"i{u + 1}", level, 1.0) for u, level in enumerate([6, 6, 1])
+        (f"u{u}", [f"i{u}"], f"i{u + 1}", level, 1.0) for u, level in enumerate([1, 1, 0])
     ]
 
 

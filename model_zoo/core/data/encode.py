@@ -215,7 +215,7 @@ def _by_name(columns: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _read_state(path: Path) -> dict[str, Any] | None:
     try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

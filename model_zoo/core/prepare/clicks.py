@@ -27,7 +27,7 @@ _TAG_WORDS = 5
 
 @dataclass(frozen=True)
 class Clicks:
-    """A clean log, row k as row k of the file (of a pairs file: item after item)."""
+    """A clean log, its rows as in the file (of a pairs file: item after item)."""
 
     user: pl.Series  # text
     item: pl.Series  # text
@@ -36,6 +36,7 @@ class Clicks:
     kept: pl.DataFrame  # further columns, under their own names
     dated: bool  # times came as dates
     from_pairs: bool  # times are positions
+    dropped: int = 0  # rows of the file that are not here
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Metadata:
     tags: pl.Series  # lists of text
     counters: pl.DataFrame  # Float64, null where unknown
     kept: pl.DataFrame
+    dropped: int = 0  # rows of the file that are not here
 
 
 NO_METADATA = Metadata(
@@ -68,6 +70,7 @@ def read_clicks(
     keep: Sequence[str] = (),
     separator: str | None = None,
     lists: Sequence[str] | None = None,
+    drop_ids: Sequence[str] = (),
 ) -> Clicks:
     """Read and check an interaction log.
 
@@ -85,6 +88,7 @@ def read_clicks(
         keep: Further columns. Text that is all numbers becomes numbers, empty text null.
         separator: Of lists written as text in kept columns (:meth:`.tables.Table.feature`).
         lists: Kept columns that hold such lists.
+        drop_ids: Rows with one of these as user or item are left out; "" is no id.
 
     Raises:
         InputError: With every problem found, each naming file, column, row (the first row
@@ -97,31 +101,33 @@ def read_clicks(
                 f"{path}: a pairs file has no columns; --keep, --label and --label-threshold need "
                 "some"
             )
-        return _read_pairs(path)
+        return _read_pairs(path, drop_ids)
     required = {user: "--user", item: "--item", timestamp: "--timestamp"}
     if label is not None:
         required[label] = "--label"
     required |= {name: "--keep" for name in keep if name not in required}
-    table = load(path, form, required, [] if label else ["label"])
+    table = load(path, form, required, [] if label else ["label"]).dropping(drop_ids, [user, item])
     label = label or ("label" if "label" in table.frame.columns else None)
     if threshold is not None and label is None:
         raise InputError(f"{path}: no column 'label'; --label-threshold needs --label COLUMN")
     times, dated = table.times(timestamp)
-    clicks = Clicks(
-        user=table.ids(user),
-        item=table.ids(item),
-        time=times,
-        click=(
-            pl.repeat(True, len(times), eager=True)
-            if label is None
-            else table.clicks(label, threshold)
-        ),
-        kept=pl.DataFrame([table.feature(name, separator, lists) for name in keep]),
+    users, items = table.ids(user), table.ids(item)
+    click = (
+        pl.repeat(True, len(times), eager=True) if label is None else table.clicks(label, threshold)
+    )
+    kept = pl.DataFrame([table.feature(name, separator, lists) for name in keep])
+    table.close()
+    rows = table.kept()
+    return Clicks(
+        user=users.filter(rows),
+        item=items.filter(rows),
+        time=times.filter(rows),
+        click=click.filter(rows),
+        kept=kept.filter(rows) if keep else kept,
         dated=dated,
         from_pairs=False,
+        dropped=int((~rows).sum()),
     )
-    table.close()
-    return clicks
 
 
 def read_items(
@@ -134,6 +140,7 @@ def read_items(
     separator: str | None = None,
     lists: Sequence[str] | None = None,
     max_tags: int = 5,
+    drop_ids: Sequence[str] = (),
 ) -> Metadata:
     """Read and check item metadata (csv, tsv or parquet, by suffix).
 
@@ -148,6 +155,7 @@ def read_items(
         separator: As there.
         lists: As there.
         max_tags: Tags kept per item.
+        drop_ids: Items that are left out; "" is no id.
 
     Raises:
         InputError: As in :func:`read_clicks`.
@@ -158,6 +166,7 @@ def read_items(
     required |= {name: "--keep-items" for name in keep if name not in required}
     optional = ([] if title else ["title"]) + (["likes", "views"] if counters is None else [])
     table = load(path, resolve(path, "auto", pairs=False), required, optional)
+    table = table.dropping(drop_ids, [item])
     found = table.frame.columns
     if counters is None:
         counters = [name for name in ("likes", "views") if name in found]
@@ -165,14 +174,17 @@ def read_items(
     ids = table.ids(item)
     table.expect(ids.is_first_distinct() | (ids == ""), item, "each item once")
     titles = pl.repeat("", len(ids), eager=True) if title is None else table.text(title)
-    metadata = Metadata(
-        item=ids,
-        tags=hashtags(titles, max_tags=max_tags),
-        counters=pl.DataFrame([table.counter(name) for name in counters]),
-        kept=pl.DataFrame([table.feature(name, separator, lists) for name in keep]),
-    )
+    found_counters = pl.DataFrame([table.counter(name) for name in counters])
+    kept = pl.DataFrame([table.feature(name, separator, lists) for name in keep])
     table.close()
-    return metadata
+    rows = table.kept()
+    return Metadata(
+        item=ids.filter(rows),
+        tags=hashtags(titles, max_tags=max_tags).filter(rows),
+        counters=found_counters.filter(rows) if counters else found_counters,
+        kept=kept.filter(rows) if keep else kept,
+        dropped=int((~rows).sum()),
+    )
 
 
 def hashtags(titles: pl.Series, *, max_tags: int) -> pl.Series:
@@ -200,21 +212,27 @@ def hashtags(titles: pl.Series, *, max_tags: int) -> pl.Series:
     return joined["tag"].fill_null([])
 
 
-def _read_pairs(path: str) -> Clicks:
-    table = load(path, "pairs", dict.fromkeys(PAIRS, ""), [])
+def _read_pairs(path: str, drop_ids: Sequence[str]) -> Clicks:
+    table = load(path, "pairs", dict.fromkeys(PAIRS, ""), []).dropping(drop_ids, ["user"])
     users = table.ids("user")
     table.expect(users.is_first_distinct() | (users == ""), "user", "one line per user")
     items = table.frame["items"].str.extract_all(r"\S+")
     sizes = items.list.len().to_numpy().astype(np.int64)
     table.expect(pl.Series(sizes > 0), "items", "items separated by spaces")
     table.close()
-    position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    line = np.repeat(np.arange(len(sizes)), sizes)
+    position = np.arange(sizes.sum()) - (np.cumsum(sizes) - sizes)[line]
+    flat = items.explode(empty_as_null=False)
+    rows = table.kept().gather(line) & ~flat.is_in(list(drop_ids))
+    if not rows.any():
+        raise InputError(f"{path}: --drop-ids drops all {len(rows)} clicks")
     return Clicks(
-        user=users.gather(np.repeat(np.arange(len(sizes)), sizes)),
-        item=items.explode(empty_as_null=False),
-        time=pl.Series(position),
-        click=pl.repeat(True, len(position), eager=True),
+        user=users.gather(line).filter(rows),
+        item=flat.filter(rows),
+        time=pl.Series(position).filter(rows),
+        click=pl.repeat(True, int(rows.sum()), eager=True),
         kept=pl.DataFrame(),
         dated=False,
         from_pairs=True,
+        dropped=int((~rows).sum()),
     )

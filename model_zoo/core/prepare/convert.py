@@ -4,13 +4,15 @@ Files
     train.parquet, valid.parquet, test.parquet: ``user_id``, ``item_seq``, ``item_id``, levels
     (``views_level``, ``likes_level``), kept columns, ``label``. item_info.parquet: ``item_id``,
     ``item_tags``, kept columns; each item of log and metadata once. convert.json: the arguments,
-    counts and versions. Ids are text, ordered by length and then by letter (so numbers stay in
-    order); lists have no padding; rows are ordered by user and time.
+    counts, deciles, versions and ``placeholders``: ids and texts such as NA that look like a
+    missing value, which stay what they are. Ids are text, ordered by length and then by letter
+    (so numbers stay in order); lists have no padding; rows are ordered by user and time.
 
 Rules
     A *click* is a row of the log with label 1 (or a rating from ``label_threshold`` on), or any
-    row of a log without labels. Rows that
-    repeat user, item and time count once, as a click if one of them is.
+    row of a log without labels. Rows that repeat user, item and time count once, as a click if one
+    of them is. Rows with one of ``drop_ids`` as user or item do not count at all; an empty id is
+    an error but for "" there.
 
     History: the items the user clicked strictly before the row's time, oldest first, the
     latest ``max_history`` of them. Rows with fewer than ``min_history`` are skipped and counted.
@@ -23,9 +25,11 @@ Rules
     Training period: the clicks of the train split, skipped rows included. Nothing later enters
     a level's boundaries or an item's popularity.
 
-    Levels: 1..10 by deciles over the items clicked in the training period. With counters in
-    the metadata, one level per counter (0: unknown); without, ``views_level`` from the number
-    of clicks in the training period (0: none).
+    Levels: 1..10 by deciles over the items clicked in the training period (convert.json has
+    them as ``level_bounds``). With counters in the metadata, one level per counter (0: unknown),
+    equal in all rows of an item. Without, ``views_level``: the clicks of the training period
+    that the item got strictly before the row's time (0: none), so neither the row's own click
+    nor another of the same moment; the deciles are those of the counts at the period's end.
 
     Negatives, only where the log has no label 0: ``negatives`` different items for each click,
     none that the user meets anywhere in the log. A train row shows only items clicked in the
@@ -40,6 +44,7 @@ import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -56,15 +61,15 @@ from model_zoo.core.prepare.convert_options import (
     add_arguments,
     from_arguments,
 )
+from model_zoo.core.prepare.levels import CounterLevel, Level, ViewsLevel
+from model_zoo.core.prepare.placeholders import described, placeholders
 from model_zoo.core.prepare.raw_set import FILES, RawSet, locked, unwritable
 from model_zoo.core.prepare.rows import (
     TRAIN,
     Events,
     Ints,
     Rows,
-    item_weights,
-    levels,
-    sample_negatives,
+    with_negatives,
 )
 from model_zoo.core.prepare.splits import refuse_empty, split_events
 
@@ -73,11 +78,20 @@ __all__ = ["EXAMPLE", "ConvertOptions", "add_arguments", "convert_log", "run"]
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert as the arguments of :func:`add_arguments` say, and print the counts."""
-    for name, count in convert_log(from_arguments(arguments)).items():
+    report = write_set(from_arguments(arguments))
+    for name, count in report["counts"].items():
         print(f"{name.replace('_', ' ')}: {count:,}")
+    for line in described(report["placeholders"]):
+        print(f"warning: {line}")
 
 
 def convert_log(options: ConvertOptions, *, progress: bool = True) -> dict[str, int]:
+    """Write the data set, as :func:`write_set` does, and return the counts."""
+    counts: dict[str, int] = write_set(options, progress=progress)["counts"]
+    return counts
+
+
+def write_set(options: ConvertOptions, *, progress: bool = True) -> dict[str, Any]:
     """Write the data set; the module's text says what and by which rules.
 
     ``train.parquet`` gets its final name last: where it exists, the set is complete. Memory
@@ -89,7 +103,7 @@ def convert_log(options: ConvertOptions, *, progress: bool = True) -> dict[str, 
         progress: Show a progress bar over the stages, if standard output is a terminal.
 
     Returns:
-        The counts of convert.json.
+        What convert.json holds.
 
     Raises:
         InputError: Wrong options or input, with every problem found in each file; an output
@@ -120,8 +134,7 @@ def convert_log(options: ConvertOptions, *, progress: bool = True) -> dict[str, 
             bar.update()
     except OSError as error:
         raise InputError(unwritable(options.out, error)) from error
-    counts: dict[str, int] = raw_set.report["counts"]
-    return counts
+    return raw_set.report
 
 
 def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
@@ -140,6 +153,7 @@ def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
             keep=options.keep,
             separator=options.list_separator,
             lists=options.lists,
+            drop_ids=options.drop_ids,
         )
     except InputError as error:
         problems += error.problems
@@ -154,6 +168,7 @@ def _read(options: ConvertOptions) -> tuple[Clicks, Metadata]:
                 separator=options.list_separator,
                 lists=options.lists,
                 max_tags=options.max_tags,
+                drop_ids=options.drop_ids,
             )
     except InputError as error:
         problems += error.problems
@@ -176,18 +191,22 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     ]
     refuse_empty(options, events, splits)
 
-    in_training = events.item[events.click & (split == TRAIN)]
-    popularity = np.bincount(in_training, minlength=len(items))
+    in_training = events.click & (split == TRAIN)
+    popularity = np.bincount(events.item[in_training], minlength=len(items))
     of_item = pl.DataFrame({"item_id": items}).join(
         pl.DataFrame({"item_id": metadata.item}).with_row_index("place"),
         on="item_id",
         how="left",
         maintain_order="left",
     )["place"]
-    counters = {
-        f"{c.name}_level": c.gather(of_item).to_numpy() for c in metadata.counters.iter_columns()
-    } or {"views_level": np.where(popularity > 0, popularity, np.nan)}
-    _check_together(options, clicks, metadata, counters)
+    levels: dict[str, Level] = {
+        f"{c.name}_level": CounterLevel.build(c.gather(of_item).to_numpy(), popularity > 0)
+        for c in metadata.counters.iter_columns()
+    }
+    if not levels:
+        views = ViewsLevel.build(events.item[in_training], events.time[in_training])
+        levels = {"views_level": views}
+    _check_together(options, clicks, metadata, levels)
     item_info = pl.DataFrame(
         [
             items.alias("item_id"),
@@ -198,10 +217,20 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
 
     lacking = 0
     if options.negatives and clicks.click.all():
-        splits, lacking = _with_negatives(options, events, splits, popularity)
+        splits, lacking = with_negatives(
+            events,
+            splits,
+            popularity,
+            count=options.negatives,
+            sampling=options.negative_sampling,
+            alpha=options.alpha,
+            seed=options.seed,
+        )
     skipped = events.click[~enough].sum()
     counts = {
-        "log_rows": len(clicks.user),
+        "log_rows": len(clicks.user) + clicks.dropped,
+        "dropped_rows": clicks.dropped,
+        "dropped_items": metadata.dropped,
         "repeated_rows": len(clicks.user) - len(events.user),
         "users": len(users),
         "items": len(items),
@@ -216,6 +245,8 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
     report = {
         "arguments": dataclasses.asdict(options),
         "counts": counts,
+        "placeholders": placeholders(options, clicks, metadata),
+        "level_bounds": {name: level.bounds.tolist() for name, level in levels.items()},
         "versions": {
             "python": platform.python_version(),
             **{m.__name__: m.__version__ for m in (np, pl, pa)},
@@ -226,7 +257,7 @@ def _build(options: ConvertOptions, clicks: Clicks, metadata: Metadata) -> RawSe
         items=items,
         events=events,
         splits=tuple(splits),
-        levels={name: levels(v, popularity > 0) for name, v in counters.items()},
+        levels=levels,
         kept=clicks.kept,
         item_info=item_info,
         report=report,
@@ -267,27 +298,3 @@ def _check_together(
         )
     if problems:
         raise InputError(problems)
-
-
-def _with_negatives(
-    options: ConvertOptions, events: Events, splits: list[Rows], popularity: Ints
-) -> tuple[list[Rows], int]:
-    """All splits with their negatives, and how many negatives could not be found."""
-    seen = np.unique(events.user * len(popularity) + events.item)
-    # One stream per split: the size of one does not change the draws of another.
-    streams = np.random.SeedSequence(options.seed).spawn(len(splits))
-    full, lacking = [], 0
-    for code, (rows, stream) in enumerate(zip(splits, streams, strict=True)):
-        random = np.random.default_rng(stream)
-        weights = item_weights(
-            popularity,
-            sampling=options.negative_sampling,
-            alpha=options.alpha,
-            only_seen=code == TRAIN,
-        )
-        negatives = sample_negatives(
-            events.user[rows.event], weights, seen, count=options.negatives, random=random
-        )
-        lacking += int((negatives < 0).sum())
-        full.append(rows.with_negatives(negatives, random))
-    return full, lacking

@@ -62,6 +62,13 @@ class ConvertOptions:
     label_threshold: float | None = _option(
         "the label is a rating: from N on it is a click", None, metavar="N", type=float
     )
+    drop_ids: tuple[str, ...] = _option(
+        "that mean no user or item (NA null; '' for none): their rows are left out, of log and "
+        "metadata",
+        (),
+        metavar="ID",
+        nargs="+",
+    )
     keep: tuple[str, ...] = _option("of the log, to keep as row features", (), **_COLUMNS)
     items_id: str | None = _option("item ids of the metadata (default: as --item)", **_COLUMN)
     title: str | None = _option("titles with #hashtags (default: title, if it exists)", **_COLUMN)

@@ -72,7 +72,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """
     path = folder / MANIFEST
     try:
-        files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8-sig"))["files"]
         if all({"size", "sha256", "url"} <= set(entry) for entry in files.values()):
             return files
         reason = "a file without size, sha256 or url"

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import through_link, write_aside
+from model_zoo.core.prepare.levels import Level
 from model_zoo.core.prepare.rows import Events, Ints, Rows, spans
 
 LOCK = ".convert.lock"
@@ -38,7 +39,7 @@ class RawSet:
     items: pl.Series  # text of each item code
     events: Events
     splits: tuple[Rows, ...]
-    levels: dict[str, Ints]  # one level per item
+    levels: dict[str, Level]
     kept: pl.DataFrame  # row k belongs to row k of the log
     item_info: pl.DataFrame
     report: dict[str, Any]  # convert.json
@@ -104,7 +105,7 @@ class RawSet:
             "user_id": _text(self.users, self.events.user[event]),
             "item_seq": pa.ListArray.from_arrays(offsets, _text(self.items, history)),
             "item_id": _text(self.items, item),
-            **{name: level[item] for name, level in self.levels.items()},
+            **{n: level(item, self.events.time[event]) for n, level in self.levels.items()},
         }
         row = self.events.row[event]
         columns |= {c.name: c.gather(row).to_arrow() for c in self.kept.iter_columns()}

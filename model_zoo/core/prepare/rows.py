@@ -1,4 +1,4 @@
-"""From a click log to the rows of a data set: splits, histories, levels, negatives.
+"""From a click log to the rows of a data set: splits, histories, negatives.
 
 Users and items are codes here, integers from 0; every function works on whole arrays.
 """
@@ -12,7 +12,6 @@ import numpy.typing as npt
 import polars as pl
 
 TRAIN, VALID, TEST = range(3)
-TOP_LEVEL = 10
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -109,18 +108,40 @@ class Rows:
         return Rows(event[there], item[there], (order == 0).ravel()[there])
 
 
-def levels(values: Floats, reference: Bools) -> Ints:
-    """Levels 1..10 by the deciles of ``values[reference]``; 0 where a value is NaN.
+def with_negatives(
+    events: Events,
+    splits: list[Rows],
+    popularity: Ints,
+    *,
+    count: int,
+    sampling: str,
+    alpha: float,
+    seed: int,
+) -> tuple[list[Rows], int]:
+    """Train, valid and test with their negatives, and how many could not be found.
 
-    ``level(v) = 1 + #{k in 1..9 : d_k < v}``, where ``d_k`` is the ``ceil(k n / 10)``-th
-    smallest of the ``n`` reference values. Equal values have equal levels.
+    Args:
+        events: The log.
+        splits: Rows of clicks.
+        popularity: Clicks of each item code in the training period.
+        count: Negatives for each click.
+        sampling: As in :func:`item_weights`; in train only items with a click are drawn.
+        alpha: As in :func:`item_weights`.
+        seed: Of all draws.
     """
-    known = np.sort(values[reference & ~np.isnan(values)])
-    # In integers: 0.7 * 10 need not be 7.
-    places = -(-np.arange(1, TOP_LEVEL) * len(known) // TOP_LEVEL) - 1
-    bounds = known[places] if len(known) else known
-    level = 1 + np.searchsorted(bounds, values, side="left")
-    return np.where(np.isnan(values), 0, level).astype(np.int64)
+    seen = np.unique(events.user * len(popularity) + events.item)
+    # One stream per split: the size of one does not change the draws of another.
+    streams = np.random.SeedSequence(seed).spawn(len(splits))
+    full, lacking = [], 0
+    for code, (rows, stream) in enumerate(zip(splits, streams, strict=True)):
+        random = np.random.default_rng(stream)
+        only_seen = code == TRAIN
+        weights = item_weights(popularity, sampling=sampling, alpha=alpha, only_seen=only_seen)
+        users = events.user[rows.event]
+        negatives = sample_negatives(users, weights, seen, count=count, random=random)
+        lacking += int((negatives < 0).sum())
+        full.append(rows.with_negatives(negatives, random))
+    return full, lacking
 
 
 def item_weights(counts: Ints, *, sampling: str, alpha: float, only_seen: bool) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import polars as pl
 
 from model_zoo.core.data.list_columns import expected_list, guess_lists, holds_lists
 from model_zoo.core.errors import InputError
+from model_zoo.core.prepare.id_columns import id_text
 
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _UNIT_BOUNDS = (1e11, 1e14, 1e17)  # each is the year 5138 in the unit below it
@@ -20,11 +21,34 @@ _ZONED = "%Y-%m-%d %H:%M:%S%.f%#z"
 
 @dataclass(frozen=True)
 class Table:
-    """Columns as they are in the file, and the problems found in them so far."""
+    """Columns as they are in the file, and the problems found in them so far.
+
+    Rows with ``dropped`` set have none.
+    """
 
     path: str
     frame: pl.DataFrame
     problems: list[str] = field(default_factory=list)
+    dropped: pl.Series | None = None
+
+    def dropping(self, ids: Sequence[str], names: Sequence[str]) -> Table:
+        """The table with those rows dropped that have one of ``ids`` in a column of ids.
+
+        Raises:
+            InputError: If no row is left.
+        """
+        texts = (id_text(self.frame[name]) for name in dict.fromkeys(names))
+        hits = [text.fill_null("").is_in(list(ids)) for text in texts if text is not None]
+        dropped = pl.Series(np.any(hits, axis=0)) if hits else None
+        if dropped is not None and dropped.all():
+            raise InputError(f"{self.path}: --drop-ids drops all {len(dropped)} rows")
+        return replace(self, dropped=dropped)
+
+    def kept(self) -> pl.Series:
+        """The rows that are not dropped, Boolean."""
+        if self.dropped is None:
+            return pl.repeat(True, len(self.frame), eager=True)
+        return ~self.dropped
 
     def close(self) -> None:
         if self.problems:
@@ -32,7 +56,7 @@ class Table:
 
     def expect(self, good: pl.Series, name: str, what: str) -> None:
         """Report the first row where ``good`` is not true, and how many there are."""
-        bad = (~good.fill_null(False)).arg_true()
+        bad = (~good.fill_null(False) & self.kept()).arg_true()
         if len(bad):
             others = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
             self.problems.append(
@@ -51,10 +75,10 @@ class Table:
 
     def ids(self, name: str) -> pl.Series:
         """Text that is never empty."""
-        before = len(self.problems)
-        values = self.text(name)
-        if len(self.problems) == before:
-            self.expect(values != "", name, "an id")
+        values = id_text(self.frame[name])
+        if values is None:
+            return self._refuse(name, "text or integers", pl.String)
+        self.expect(values != "", name, "an id")
         return values
 
     def clicks(self, name: str, threshold: float | None = None) -> pl.Series:
@@ -108,7 +132,8 @@ class Table:
         text = values.cast(pl.String).str.strip_chars().replace("", None)
         for dtype in (pl.Int64, pl.Float64):
             numbers = text.cast(dtype, strict=False)
-            if numbers.null_count() == text.null_count():
+            # Text such as nan and inf is a number to polars, but none that was measured.
+            if numbers.is_finite().sum() == text.len() - text.null_count():
                 return numbers
         return text
 
@@ -136,7 +161,7 @@ class Table:
 
     def _one_unit(self, name: str, times: pl.Series) -> None:
         """Seconds and milliseconds of one moment differ by a thousand: so do their sizes."""
-        there = (times >= 0).fill_null(False).arg_true()
+        there = ((times >= 0).fill_null(False) & self.kept()).arg_true()
         unit = np.digitize(times.gather(there).to_numpy(), _UNIT_BOUNDS)
         kinds, first = np.unique(unit, return_index=True)
         if len(kinds) > 1:

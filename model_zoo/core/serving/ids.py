@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
+from model_zoo.core.serving.keys import PLAIN, Keys, largest_exact, plain
 
 OUT_OF_VOCABULARY = "__OOV__"  # FuxiCTR's token
-PLAIN = {str, int, float, bool, type(None)}
 
 
 @dataclass
@@ -26,6 +26,9 @@ class Ids:
         unknown: Row of an item that is in no vocabulary; ``None`` where there is no such rule.
         vocabularies: Feature -> raw token -> id, for features whose tokens are raw.
         max_lens: Feature -> how many tokens of a raw list count, the first ones.
+
+    Raw ids of another type than the stored ones are converted where that is exact, else
+    refused (:mod:`model_zoo.core.serving.keys`).
     """
 
     item_col: str
@@ -33,6 +36,9 @@ class Ids:
     unknown: int | None = None
     vocabularies: Mapping[str, Mapping[Any, int]] = field(default_factory=dict)
     max_lens: Mapping[str, int] = field(default_factory=dict)
+    _keys: dict[str | None, Keys] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def state(self) -> dict[str, Any]:
         """As plain values."""
@@ -81,18 +87,39 @@ class Ids:
             low = 0 if padding else 1
             _require_range(rows, low, num_items - 1, what)
             return rows
-        keys = listed(ids, what)
-        try:
+        keys = self._item_keys(ids, what)
+        found = list(map(self.rows.get, keys))
+        if None in found:
+            missing = 0 if padding else None
             found = [
-                0 if padding and (key is None or key == "") else self.rows.get(key, self.unknown)
-                for key in keys
+                row if row is not None else (missing if key is None or key == "" else self.unknown)
+                for key, row in zip(keys, found, strict=True)
             ]
-        except TypeError:  # a list is no key
-            raise InputError(f"{what}: expected one list of item ids, found lists in it") from None
         if None in found:
             place = found.index(None)
             raise InputError(f"{what}: position {place}: item {keys[place]!r} is unknown")
         return torch.tensor(found, dtype=torch.long)
+
+    def stored(self, ids: Any, what: str) -> list[Any]:
+        """Ids of items, known or not, as they are stored.
+
+        Raises:
+            InputError: If one has a type that cannot be a stored one, or is none.
+        """
+        listed(ids, what)
+        if self.rows is None:
+            return _integers(ids, what, dim=1).tolist()
+        keys = self._item_keys(ids, what)
+        for place, key in enumerate(keys):
+            if key is None or key == "":
+                raise InputError(f"{what}: position {place}: found {key!r}, expected an id")
+        return keys
+
+    def _item_keys(self, ids: Any, what: str) -> list[Any]:
+        keys = listed(ids, what)
+        assert self.rows is not None  # asked of raw ids only
+        known = self._keys.setdefault(None, Keys(self.rows))
+        return known.stored(keys, what, largest=largest_exact(ids))
 
     def values(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
         """Values of a feature as its map takes them: (n,), or (n, m) for lists and vectors.
@@ -124,38 +151,40 @@ class Ids:
         return tensor
 
     def _tokens(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
-        dim = 1 if feature.kind == "categorical" else 2
         vocabulary = self.vocabularies.get(feature.name)
-        if dim == 2:
-            values = _lists(values, self.max_lens.get(feature.name), what)
-        if vocabulary is not None:
-            values = _encode(plain(values), vocabulary)
-        if dim == 2:
-            values = _padded(values)
-        ids = _integers(values, what, dim=dim)
+        largest = largest_exact(values)
+        if feature.kind == "sequence":
+            lists = _lists(values, self.max_lens.get(feature.name), what)
+            if vocabulary is not None:
+                inside = [values, *values] if isinstance(values, (list, tuple)) else [values]
+                largest = min(map(largest_exact, inside))
+                lists = [
+                    self._encode(feature, row, f"{what}, list {i}", largest)
+                    for i, row in enumerate(lists)
+                ]
+            ids = _integers(_padded(lists), what, dim=2)
+        else:
+            if vocabulary is not None:
+                values = plain(values)
+                tokens = values if isinstance(values, list) else [values]
+                values = self._encode(feature, tokens, what, largest)
+            ids = _integers(values, what, dim=1)
         _require_range(ids, 0, feature.weight.shape[0] - 1, what)
         return ids
 
-
-def _encode(values: Any, vocabulary: Mapping[Any, int]) -> Any:
-    """Raw tokens to ids, in the same nesting; unknown ones get the out-of-vocabulary id."""
-    if isinstance(values, list):
-        return [_encode(value, vocabulary) for value in values]
-    if values is None or values == "":
-        return 0
-    token = values if values in vocabulary else str(values)  # tokens of lists are text
-    return vocabulary.get(token, vocabulary[OUT_OF_VOCABULARY])
-
-
-def plain(values: Any) -> Any:
-    """What an array, a tensor or a column of a table holds, as Python's own values and lists."""
-    if type(values) in PLAIN:
-        return values
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    if isinstance(values, Iterable) and not isinstance(values, (str, bytes)):
-        return [plain(value) for value in values]
-    return values
+    def _encode(
+        self, feature: FoldedFeature, tokens: list[Any], what: str, largest: int
+    ) -> list[int]:
+        """Raw tokens to ids; unknown ones get the out-of-vocabulary id, missing ones 0."""
+        vocabulary = self.vocabularies[feature.name]
+        # Encoding a data set makes text of what lists hold.
+        keys = Keys(vocabulary, text=feature.kind == "sequence")
+        known = self._keys.setdefault(feature.name, keys)
+        unknown = vocabulary[OUT_OF_VOCABULARY]
+        return [
+            0 if token is None or token == "" else vocabulary.get(token, unknown)
+            for token in known.stored(tokens, what, largest=largest)
+        ]
 
 
 def listed(values: Any, what: str) -> list[Any]:
@@ -201,6 +230,8 @@ def _tensor(values: Any, what: str, expected: str) -> Tensor:
 
 
 def _integers(values: Any, what: str, *, dim: int) -> Tensor:
+    if isinstance(values, (list, tuple)) and bool in set(map(type, values)):
+        raise InputError(f"{what}: expected integers, found torch.bool")
     tensor = _tensor(values, what, "integers")
     if tensor.numel() == 0:
         tensor = tensor.long()

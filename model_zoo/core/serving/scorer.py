@@ -14,7 +14,6 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
-from model_zoo.core.serving.ids import listed
 from model_zoo.core.serving.shared_lock import SharedLock
 
 CANDIDATES = 4_096  # scored at a time, so that memory does not grow with their number
@@ -199,7 +198,7 @@ class Scorer:
             InputError: If an id is there already, or a value does not fit; then nothing changes.
         """
         with self._updating:
-            ids, first = listed(ids, "add_items"), self._folded.num_items
+            ids, first = self._ids.stored(ids, "add_items"), self._folded.num_items
             if self._ids.rows is None:
                 expected = list(range(first, first + len(ids)))
                 if ids != expected:
@@ -237,7 +236,7 @@ class Scorer:
             InputError: If an item is unknown, or a value does not fit; then nothing changes.
         """
         with self._updating:
-            ids = listed(ids, "update_items")
+            ids = self._ids.stored(ids, "update_items")
             if self._ids.rows is not None:
                 absent = [key for key in ids if key not in self._ids.rows]
                 if absent:
