@@ -50,7 +50,11 @@ def fold_feature(model: Any, name: str) -> FoldedFeature:
         weight = weight * factor.double()
     mode = module.mode if isinstance(module, PooledEmbedding) else "mean"
     return FoldedFeature(
-        name, kind, weight.T if isinstance(module, nn.Linear) else weight, mode=mode
+        name,
+        kind,
+        weight.T if isinstance(module, nn.Linear) else weight,
+        mode=mode,
+        scale=None if model.numbers is None else model.numbers.scale(name),
     )
 
 

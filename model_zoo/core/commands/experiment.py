@@ -28,9 +28,10 @@ from model_zoo.core.commands.curve import draw_training_curve
 from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.places import require_writable, writing_experiment
 from model_zoo.core.commands.reliability import report_calibration
-from model_zoo.core.data.encode import encode_dataset
+from model_zoo.core.data.encode import encode_dataset, read_numbers
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
+from model_zoo.core.data.numbers import factor_of, fit_numbers
 from model_zoo.core.data.schema import SPLITS, SplitSummary, check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
@@ -116,6 +117,8 @@ def _run(
     train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
     _require_an_evaluation(params, len(train))
     model = build_model(experiment, feature_map, gpu)
+    if model.numbers is not None and state is None:  # a state has those that it began with
+        model.numbers.standardise_by(_scales(configured, experiment))
     model.count_parameters()
     if resume and state is None:
         logging.info("No saved state to resume from: starting from the beginning")
@@ -228,6 +231,15 @@ def build_model(experiment: Experiment, feature_map: FeatureMap, gpu: int) -> An
         return model_class(feature_map, gpu=gpu, item_table=table, **experiment.params)
     except ValueError as error:
         raise InputError(f"experiment '{experiment.run.model_id}': {error}") from None
+
+
+def _scales(configured: DatasetSpec, experiment: Experiment) -> dict[str, tuple[float, float]]:
+    """Center and factor of each numeric feature, from the train rows."""
+    numbers = read_numbers(configured) if configured.rebuild_dataset else {}
+    numbers = numbers or fit_numbers(experiment.dataset)
+    for name, scale in numbers.items():
+        logging.info("%s: center %.6g, spread %.6g", name, scale["center"], scale["spread"])
+    return {name: (scale["center"], factor_of(scale)) for name, scale in numbers.items()}
 
 
 def report_device(gpu: int) -> None:

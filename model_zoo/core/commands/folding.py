@@ -11,7 +11,7 @@ import torch
 
 from model_zoo import folding_models, get_model
 from model_zoo.core.commands.config import Experiment
-from model_zoo.core.data.encode import read_vocabularies
+from model_zoo.core.data.encode import read_numbers, read_vocabularies
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile
@@ -58,7 +58,12 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
             # An item that no vocabulary has: its id is out of vocabulary, the rest is missing.
             oov = torch.tensor([ids.vocabularies[raw.item_col][OUT_OF_VOCABULARY]])
             zeros = folded.vectors.new_zeros(1, folded.dim)
-            unknown = folded.encode({raw.item_col: oov}, zeros)
+            absent = {
+                feature.name: torch.tensor([ids.missing[feature.name]], dtype=torch.float64)
+                for feature in folded.item_features
+                if feature.name in ids.missing
+            }
+            unknown = folded.encode({raw.item_col: oov, **absent}, zeros)
             for name, table in folded.grown(ids.unknown + 1).items():
                 folded.register_buffer(name, table)
             folded.write_items(torch.tensor([ids.unknown]), unknown)
@@ -81,5 +86,6 @@ def _raw_ids(dataset: DatasetSpec, num_items: int) -> Ids:
         rows={key: row for row, key in enumerate(keys, start=1)},
         unknown=num_items if dataset.item_col in vocabularies else None,
         vocabularies=vocabularies,
+        missing={n: s["missing"] for n, s in read_numbers(dataset).items() if n in names},
         max_lens={f.name: f.max_len for f in features if f.type == "sequence" and f.max_len},
     )

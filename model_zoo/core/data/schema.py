@@ -115,7 +115,8 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
             row = "the row number: row k is item k"
             rules.append(Rule(key, pl.col(key) != pl.col(ROW), pl.col(key), row))
     for feature in expected[1:]:
-        rules += column_rules(feature, schema[feature.name])
+        encoded = not dataset.rebuild_dataset
+        rules += column_rules(feature, schema[feature.name], encoded=encoded)
         if not dataset.rebuild_dataset:
             rules += padding_rules(feature, schema[feature.name])
     counts, found = _apply(path, scan, rules)
@@ -184,7 +185,8 @@ def _check_file(
         else:
             rules += id_list_rules(history.name, dtype, history.max_len, num_items, AN_ITEM)
     for feature in others:
-        rules += column_rules(feature, schema[feature.name])
+        encoded = not dataset.rebuild_dataset
+        rules += column_rules(feature, schema[feature.name], encoded=encoded)
     totals = []
     if label in schema and (schema[label].is_numeric() or schema[label] == pl.Boolean):
         rules += null_rules(label)

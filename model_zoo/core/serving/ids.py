@@ -26,6 +26,7 @@ class Ids:
         unknown: Row of an item that is in no vocabulary; ``None`` where there is no such rule.
         vocabularies: Feature -> raw token -> id, for features whose tokens are raw.
         max_lens: Feature -> how many tokens of a raw list count, the first ones.
+        missing: Feature -> the number that a missing one counts as.
     """
 
     item_col: str
@@ -33,6 +34,7 @@ class Ids:
     unknown: int | None = None
     vocabularies: Mapping[str, Mapping[Any, int]] = field(default_factory=dict)
     max_lens: Mapping[str, int] = field(default_factory=dict)
+    missing: Mapping[str, float] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """As plain values."""
@@ -46,6 +48,7 @@ class Ids:
                 for name, ids in self.vocabularies.items()
             },
             "max_lens": dict(self.max_lens),
+            "missing": dict(self.missing),
         }
 
     @classmethod
@@ -62,6 +65,7 @@ class Ids:
                 for name, pairs in state["vocabularies"].items()
             },
             max_lens=state["max_lens"],
+            missing=state.get("missing", {}),  # older files have none
         )
 
     def items(self, ids: Any, num_items: int, what: str, *, padding: bool = False) -> Tensor:
@@ -102,9 +106,11 @@ class Ids:
         """
         if feature.kind in ("categorical", "sequence"):
             return self._tokens(feature, values, what)
+        if feature.kind == "numeric":
+            values = _doubles(values, self.missing.get(feature.name))
         tensor = _tensor(values, what, "numbers")
         if tensor.dtype.is_floating_point:
-            tensor = tensor.float()
+            tensor = tensor.double() if feature.kind == "numeric" else tensor.float()
         elif tensor.dtype == torch.bool or tensor.dtype.is_complex:
             raise InputError(f"{what}: expected numbers, found {tensor.dtype}")
         if feature.kind == "numeric":
@@ -117,10 +123,13 @@ class Ids:
             expected = (len(tensor), width)
         if tensor.shape != expected:
             raise InputError(f"{what}: expected shape {expected}, found {tuple(tensor.shape)}")
-        wrong = (~torch.isfinite(tensor)).nonzero()
+        # As float32, in which the model computes, a number may be infinite.
+        wrong = (~torch.isfinite(tensor.float())).nonzero()
         if len(wrong):
-            place = int(wrong[0, 0])
-            raise InputError(f"{what}: position {place}: found a number that is not finite")
+            place, found = int(wrong[0, 0]), tensor[tuple(wrong[0])].item()
+            raise InputError(
+                f"{what}: position {place}: found {found}: a number that is not finite in float32"
+            )
         return tensor
 
     def _tokens(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
@@ -182,6 +191,21 @@ def _padded(lists: list[list[int]]) -> list[list[int]]:
     """Lists of one length."""
     longest = max(1, *(len(ids) for ids in lists))
     return [[*ids, *[0] * (longest - len(ids))] for ids in lists]
+
+
+def _doubles(values: Any, missing: float | None) -> Any:
+    """Python's own numbers as float64, to which torch would not take them; ``None`` filled."""
+    listed = plain(values) if isinstance(values, (list, tuple)) or not _is_flat(values) else values
+    if listed is None or isinstance(listed, float):
+        listed = [listed]
+    if not isinstance(listed, list):
+        return values
+    if missing is not None:
+        listed = [missing if value is None else value for value in listed]
+    if any(type(value) is float for value in listed):
+        kinds = {type(value) for value in listed}
+        return torch.tensor(listed, dtype=torch.float64) if kinds <= {int, float} else listed
+    return listed
 
 
 def _is_flat(values: Any) -> bool:

@@ -210,6 +210,9 @@ class Scorer:
             values = dict(features)
             if self._ids.item_col in self._ids.vocabularies:
                 values.setdefault(self._ids.item_col, ids)
+            for feature in self._folded.item_features:
+                if feature.name in self._ids.missing:
+                    values.setdefault(feature.name, [self._ids.missing[feature.name]] * len(ids))
             empty = self._folded.vectors.new_zeros(len(ids), self._folded.dim)
             tables = self._folded.encode(self._item_features(values, len(ids)), empty)
             room = len(self._folded.vectors)

@@ -21,6 +21,7 @@ from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.evaluation import EvaluatedModel
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
+from model_zoo.core.training.numbers import standardise_numbers
 from model_zoo.core.training.optimizer import (
     L2Penalty,
     LazyAdam,
@@ -112,6 +113,8 @@ class TrainableModel(EvaluatedModel):
     # --- FuxiCTR's hooks
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
+        # Every model calls this when it has all its layers, so none can be forgotten.
+        standardise_numbers(self, self.feature_map.features)
         self.loss_fn = get_loss(loss)
         if self.embedding_update == "dense":
             self._make_optimizer = partial(build_optimizer, optimizer, lr=lr)

@@ -1,0 +1,161 @@
+"""Statistics of numeric features over the train rows: what a model standardises them by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow.parquet as pq
+
+from model_zoo.core.data.schema import parquet_files
+from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
+from model_zoo.core.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+_COUNT = "__rows__"  # of an item's occurrences; no column has this name
+
+# Feature -> ``center``, ``spread`` and ``missing``: a number x becomes (x - center) / spread, or
+# 0 where the spread is 0, and a missing one counts as ``missing``.
+Numbers = dict[str, dict[str, float]]
+
+
+@dataclass
+class Moments:
+    """Count, mean, deviation and bounds of numbers that come in pieces (Chan et al., 1983).
+
+    Each piece is centred before it is squared, so that seconds since 1970 lose nothing.
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    least: float = np.inf
+    most: float = -np.inf
+    _squares: float = field(default=0.0, repr=False)  # Σ (x - mean)²
+
+    def add(self, values: Floats, counts: Floats | None = None) -> None:
+        """Take in numbers (n,), each once or as often as ``counts`` (n,) says."""
+        weights = np.ones_like(values) if counts is None else counts
+        count = float(weights.sum())
+        if not count:
+            return
+        mean = float(np.average(values, weights=weights))
+        mean += float(np.average(values - mean, weights=weights))  # what rounding left
+        delta, total = mean - self.mean, self.count + count
+        self._squares += float((weights * (values - mean) ** 2).sum())
+        self._squares += delta**2 * self.count * count / total
+        self.mean += delta * count / total
+        self.count = total
+        self.least = min(self.least, float(values.min()))
+        self.most = max(self.most, float(values.max()))
+
+    @property
+    def deviation(self) -> float:
+        """Of the whole population, as scikit-learn's; exactly 0 if all numbers are equal."""
+        if not self.least < self.most:
+            return 0.0
+        return float(np.sqrt(self._squares / self.count))
+
+
+def fit_numbers(dataset: DatasetSpec) -> Numbers:
+    """Statistics of the numeric features of a checked data set, raw or encoded.
+
+    Row features are taken from the train rows, item features from the items of these rows, as
+    often as they occur as target and in histories. They become mean and deviation, or for
+    ``normalizer: MinMaxScaler`` minimum and range. The same files give the same numbers, to the
+    last bit.
+
+    Raises:
+        InputError: If a feature has no number at all in training.
+    """
+    rows, items = (_numeric(dataset.features(of_items=of)) for of in (False, True))
+    moments = row_moments(dataset.train_data, rows) | _item_moments(dataset, items)
+    problems = [
+        f"{dataset.train_data}: column '{name}' has no value in training; expected some"
+        for name, found in moments.items()
+        if not found.count
+    ]
+    if problems:
+        raise InputError(problems)
+    return {feature.name: _scale(feature, moments[feature.name]) for feature in [*rows, *items]}
+
+
+def row_moments(path: str, features: list[FeatureSpec]) -> dict[str, Moments]:
+    """Moments of columns of a split, nulls left out, in bounded memory."""
+    moments = {feature.name: Moments() for feature in features}
+    for file in parquet_files(path) if moments else []:
+        for batch in pq.ParquetFile(file).iter_batches(columns=list(moments)):
+            for name, found in moments.items():
+                found.add(_floats(pl.Series(pl.from_arrow(batch.column(name)))))
+    return moments
+
+
+def _item_moments(dataset: DatasetSpec, features: list[FeatureSpec]) -> dict[str, Moments]:
+    names = [feature.name for feature in features]
+    if not names:
+        return {}
+    key = dataset.item_col
+    items = pl.read_parquet(dataset.item_info, columns=list(dict.fromkeys([key, *names])))
+    train = pl.scan_parquet(parquet_files(dataset.train_data))
+    kind = items.schema[key]
+    counts = (
+        pl.concat(
+            [
+                train.select(pl.col(key).cast(kind)),
+                train.select(pl.col(dataset.history_col).explode().cast(kind).alias(key)),
+            ]
+        )
+        .group_by(key)
+        .len(_COUNT)
+        .collect(engine="streaming")
+    )
+    shown = items.join(counts, on=key, how="inner", maintain_order="left")
+    if not dataset.rebuild_dataset:
+        shown = shown.filter(pl.col(key) != 0)  # padding
+    moments = {}
+    for name in names:
+        known = shown.filter(pl.col(name).is_not_null())
+        moments[name] = Moments()
+        moments[name].add(_floats(known[name]), _floats(known[_COUNT]))
+    return moments
+
+
+def _numeric(features: list[FeatureSpec]) -> list[FeatureSpec]:
+    return [feature for feature in features if feature.type == "numeric"]
+
+
+def _floats(values: pl.Series) -> Floats:
+    numbers: Floats = values.drop_nulls().cast(pl.Float64).to_numpy()
+    return numbers
+
+
+def _scale(feature: FeatureSpec, found: Moments) -> dict[str, float]:
+    missing = found.mean if feature.fill_na is None else float(feature.fill_na)
+    if feature.normalizer == "MinMaxScaler":
+        center, spread = found.least, found.most - found.least
+    else:
+        center, spread = found.mean, found.deviation
+    return {"center": center, "spread": spread, "missing": missing}
+
+
+class NumberEncoder:
+    """A raw numeric column as float64, with a number for each missing one.
+
+    Args:
+        column: Specification of the column.
+        numbers: Statistics of the data set.
+    """
+
+    def __init__(self, column: FeatureSpec, numbers: Numbers) -> None:
+        self.column = column
+        # FuxiCTR fills with 0 where nothing else is said.
+        self.missing = numbers.get(column.name, {"missing": column.fill_na or 0.0})["missing"]
+
+    def __call__(self, values: pl.Series) -> pl.Series:
+        return values.cast(pl.Float64).fill_null(self.missing)
+
+
+def factor_of(scale: dict[str, float]) -> float:
+    """What (x - center) is multiplied by; a number that was constant in training says nothing."""
+    return 1.0 / scale["spread"] if scale["spread"] else 0.0
