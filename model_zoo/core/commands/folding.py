@@ -49,8 +49,17 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
         raw: The data set as configured.
         encoded: The experiment on integer data.
         **settings: As the model's ``fold``.
+
+    Raises:
+        InputError: If a weight of the folded model is not finite.
     """
     folded = model.fold(**settings)
+    broken = [name for name, t in folded.state_dict().items() if not t.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{model.checkpoint}: found numbers that are not finite in {', '.join(broken[:3])} of "
+            "the folded model, expected finite weights and inputs: its training diverged"
+        )
     ids = Ids(item_col=raw.item_col)
     if raw.rebuild_dataset:
         ids = _raw_ids(raw, folded.num_items)
@@ -58,11 +67,7 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
             # An item that no vocabulary has: its id is out of vocabulary, the rest is missing.
             oov = torch.tensor([ids.vocabularies[raw.item_col][OUT_OF_VOCABULARY]])
             zeros = folded.vectors.new_zeros(1, folded.dim)
-            absent = {
-                feature.name: torch.tensor([ids.missing[feature.name]], dtype=torch.float64)
-                for feature in folded.item_features
-                if feature.name in ids.missing
-            }
+            absent = ids.absent(folded.item_features, 1)
             unknown = folded.encode({raw.item_col: oov, **absent}, zeros)
             for name, table in folded.grown(ids.unknown + 1).items():
                 folded.register_buffer(name, table)

@@ -126,11 +126,20 @@ class Ids:
         # As float32, in which the model computes, a number may be infinite.
         wrong = (~torch.isfinite(tensor.float())).nonzero()
         if len(wrong):
-            place, found = int(wrong[0, 0]), tensor[tuple(wrong[0])].item()
-            raise InputError(
-                f"{what}: position {place}: found {found}: a number that is not finite in float32"
-            )
+            found = tensor[tuple(wrong[0])]
+            text = f"{found:.6g}, beyond the range of float32"
+            if not torch.isfinite(found):
+                text = f"a number that is not finite: {found:g}"
+            raise InputError(f"{what}: position {int(wrong[0, 0])}: found {text}")
         return tensor
+
+    def absent(self, features: Iterable[FoldedFeature], rows: int) -> dict[str, Tensor]:
+        """What missing numbers count as, (rows,) float64, by feature; all others count nothing."""
+        return {
+            feature.name: torch.full((rows,), self.missing[feature.name], dtype=torch.float64)
+            for feature in features
+            if feature.name in self.missing
+        }
 
     def _tokens(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
         dim = 1 if feature.kind == "categorical" else 2
@@ -235,6 +244,16 @@ def _integers(values: Any, what: str, *, dim: int) -> Tensor:
     if tensor.dim() != dim:
         raise InputError(f"{what}: expected {dim} dimension(s), found shape {tuple(tensor.shape)}")
     return tensor.long()
+
+
+def require_finite_scores(logit: Tensor) -> None:
+    """Raise InputError if a score (n,) is infinite or NaN."""
+    wrong = (~logit.isfinite()).nonzero()
+    if len(wrong):
+        raise InputError(
+            f"candidates: position {int(wrong[0])}: found the score {float(logit[wrong[0]])}, "
+            "expected a finite number: one of the context or of an item is too large"
+        )
 
 
 def _require_range(ids: Tensor, low: int, high: int, what: str) -> None:
