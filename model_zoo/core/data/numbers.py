@@ -69,7 +69,7 @@ def fit_numbers(dataset: DatasetSpec) -> Numbers:
     Raises:
         InputError: If a feature has no number at all in training.
     """
-    rows, items = (_numeric(dataset.features(of_items=of)) for of in (False, True))
+    rows, items = (numeric_features(dataset, of_items=of) for of in (False, True))
     moments = row_moments(dataset.train_data, rows) | _item_moments(dataset, items)
     problems = [
         f"{dataset.train_data}: column '{name}' has no value in training; expected some"
@@ -81,13 +81,21 @@ def fit_numbers(dataset: DatasetSpec) -> Numbers:
     return {feature.name: _scale(feature, moments[feature.name]) for feature in [*rows, *items]}
 
 
-def row_moments(path: str, features: list[FeatureSpec]) -> dict[str, Moments]:
-    """Moments of columns of a split, nulls left out, in bounded memory."""
+def row_moments(path: str, features: list[FeatureSpec], *, skip: int = 0) -> dict[str, Moments]:
+    """Moments of columns of a file or folder, nulls left out, in bounded memory.
+
+    Args:
+        path: The file or folder.
+        features: The columns.
+        skip: How many rows at the beginning do not count.
+    """
     moments = {feature.name: Moments() for feature in features}
     for file in parquet_files(path) if moments else []:
         for batch in pq.ParquetFile(file).iter_batches(columns=list(moments)):
+            counted = batch.slice(min(skip, len(batch)))
+            skip -= len(batch) - len(counted)
             for name, found in moments.items():
-                found.add(_floats(pl.Series(pl.from_arrow(batch.column(name)))))
+                found.add(_floats(pl.Series(pl.from_arrow(counted.column(name)))))
     return moments
 
 
@@ -121,8 +129,9 @@ def _item_moments(dataset: DatasetSpec, features: list[FeatureSpec]) -> dict[str
     return moments
 
 
-def _numeric(features: list[FeatureSpec]) -> list[FeatureSpec]:
-    return [feature for feature in features if feature.type == "numeric"]
+def numeric_features(dataset: DatasetSpec, *, of_items: bool) -> list[FeatureSpec]:
+    """The active numeric features of rows, or of items."""
+    return [f for f in dataset.features(of_items=of_items) if f.type == "numeric"]
 
 
 def _floats(values: pl.Series) -> Floats:

@@ -104,7 +104,7 @@ class Scorer:
             Probabilities (n,), float32, or :class:`Explained`.
 
         Raises:
-            InputError: If an id is unknown, a feature is missing, or a value or score is not finite.
+            InputError: If an id is unknown, a feature missing, or a value or score not finite.
         """
         given = self._ids.items(history, self._folded.num_items, "history", padding=True)
         kept = given.nonzero().squeeze(1)[-self._file.max_len :]
