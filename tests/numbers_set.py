@@ -34,6 +34,7 @@ SETTINGS = {
 MODELS: dict[str, dict[str, Any]] = {
     "QIN": {"model": "QIN", "num_layers": 2, "num_row": 2},
     "QIN+": {"model": "QIN+", "gate_units": 4, "hidden_units": [8]},
+    "DIN": {"model": "LongCTR/DIN", "dnn_hidden_units": [8], "attention_hidden_units": [8]},
 }
 
 

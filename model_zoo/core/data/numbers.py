@@ -25,13 +25,15 @@ Numbers = dict[str, dict[str, float]]
 class Moments:
     """Count, mean, deviation and bounds of numbers that come in pieces (Chan et al., 1983).
 
-    Each piece is centred before it is squared, so that seconds since 1970 lose nothing.
+    They are taken about the first number, and each piece is centred before it is squared: seconds
+    since 1970 lose nothing.
     """
 
     count: float = 0.0
-    mean: float = 0.0
     least: float = np.inf
     most: float = -np.inf
+    _first: float = field(default=0.0, repr=False)
+    _mean: float = field(default=0.0, repr=False)  # of x - first
     _squares: float = field(default=0.0, repr=False)  # Σ (x - mean)²
 
     def add(self, values: Floats, counts: Floats | None = None) -> None:
@@ -40,15 +42,21 @@ class Moments:
         count = float(weights.sum())
         if not count:
             return
-        mean = float(np.average(values, weights=weights))
-        mean += float(np.average(values - mean, weights=weights))  # what rounding left
-        delta, total = mean - self.mean, self.count + count
-        self._squares += float((weights * (values - mean) ** 2).sum())
+        if not self.count:
+            self._first = float(values[0])
+        shifted = values - self._first
+        mean = float(np.average(shifted, weights=weights))
+        delta, total = mean - self._mean, self.count + count
+        self._squares += float((weights * (shifted - mean) ** 2).sum())
         self._squares += delta**2 * self.count * count / total
-        self.mean += delta * count / total
+        self._mean += delta * count / total
         self.count = total
         self.least = min(self.least, float(values.min()))
         self.most = max(self.most, float(values.max()))
+
+    @property
+    def mean(self) -> float:
+        return self._first + self._mean
 
     @property
     def deviation(self) -> float:

@@ -203,18 +203,17 @@ def _padded(lists: list[list[int]]) -> list[list[int]]:
 
 
 def _doubles(values: Any, missing: float | None) -> Any:
-    """Python's own numbers as float64, to which torch would not take them; ``None`` filled."""
-    listed = plain(values) if isinstance(values, (list, tuple)) or not _is_flat(values) else values
-    if listed is None or isinstance(listed, float):
-        listed = [listed]
-    if not isinstance(listed, list):
+    """Python's own numbers as float64, which torch would make float32; ``None`` is filled."""
+    if isinstance(values, (list, tuple)) or not _is_flat(values):
+        values = plain(values)
+    numbers = [values] if values is None or isinstance(values, float) else values
+    if not isinstance(numbers, list):
         return values
     if missing is not None:
-        listed = [missing if value is None else value for value in listed]
-    if any(type(value) is float for value in listed):
-        kinds = {type(value) for value in listed}
-        return torch.tensor(listed, dtype=torch.float64) if kinds <= {int, float} else listed
-    return listed
+        numbers = [missing if number is None else number for number in numbers]
+    kinds = {type(number) for number in numbers}
+    exact = float in kinds and kinds <= {int, float}
+    return torch.tensor(numbers, dtype=torch.float64) if exact else numbers
 
 
 def _is_flat(values: Any) -> bool:

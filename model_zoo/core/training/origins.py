@@ -22,7 +22,9 @@ def origin_of(model: nn.Module, batch: Mapping[str, Tensor]) -> str:
     inputs = [name for name, values in batch.items() if _broken(values)]
     if inputs:
         return f"of the batch's columns {', '.join(inputs)} is not finite"
-    weights = [name for name, values in model.state_dict().items() if _broken(values)]
+    # In training the batch itself goes into the batch statistics: they are no cause.
+    state = dict(model.named_parameters()) if model.training else model.state_dict()
+    weights = [name for name, values in state.items() if _broken(values)]
     if weights:
         others = f" and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
         return f"the weights of {', '.join(weights[:_NAMED])}{others} are not finite"
