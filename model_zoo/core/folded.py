@@ -33,6 +33,7 @@ class FoldedFeature(nn.Module):
     """
 
     weight: Tensor
+    center_and_factor: Tensor
 
     def __init__(
         self,
@@ -47,6 +48,10 @@ class FoldedFeature(nn.Module):
         self.scale = scale
         self.name, self.kind, self.mode = name, kind, mode
         self.register_buffer("weight", weight)
+        if scale is not None:
+            # Tensors: a program's constants that are Python's numbers may become float32.
+            exact = torch.tensor(scale, dtype=torch.float64, device=weight.device)
+            self.register_buffer("center_and_factor", exact, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         if self.kind == "categorical":
@@ -59,7 +64,7 @@ class FoldedFeature(nn.Module):
             total = (functional.embedding(values, self.weight) * real).sum(dim=1)
             return total / real.sum(dim=1).clamp(min=1) if self.mode == "mean" else total
         if self.scale is not None:
-            center, factor = self.scale
+            center, factor = self.center_and_factor.unbind()
             values = (values.double() - center) * factor
         values = values.to(self.weight.dtype)
         return values.unsqueeze(1) * self.weight if self.kind == "numeric" else values @ self.weight

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 _COUNT = "__rows__"  # of an item's occurrences; no column has this name
 
 # Feature -> ``center``, ``spread`` and ``missing``: a number x becomes (x - center) / spread, or
-# 0 where the spread is 0, and a missing one counts as ``missing``.
+# 0 where the spread is 0, and a missing one counts as ``missing``. All are of the raw scale.
 Numbers = dict[str, dict[str, float]]
 
 
@@ -105,6 +105,18 @@ def row_moments(path: str, features: list[FeatureSpec], *, skip: int = 0) -> dic
             for name, found in moments.items():
                 found.add(_floats(pl.Series(pl.from_arrow(counted.column(name)))))
     return moments
+
+
+def moments_of_files(dataset: DatasetSpec) -> dict[str, dict[str, Moments]]:
+    """Moments of the numeric features, by feature and file: the splits, or item_info's items."""
+    found: dict[str, dict[str, Moments]] = {}
+    for name, path in dataset.sources().items():
+        of_items = name == "item_info"
+        padding = 1 if of_items and not dataset.rebuild_dataset else 0
+        features = numeric_features(dataset, of_items=of_items)
+        for feature, moments in row_moments(path, features, skip=padding).items():
+            found.setdefault(feature, {})[name] = moments
+    return found
 
 
 def _item_moments(dataset: DatasetSpec, features: list[FeatureSpec]) -> dict[str, Moments]:

@@ -8,12 +8,12 @@ two share a hash with a probability of 3 in a million.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import polars as pl
 from tqdm import tqdm
 
-from model_zoo.core.data.numbers import Moments, numeric_features, row_moments
+from model_zoo.core.data.numbers import Moments, moments_of_files
 from model_zoo.core.data.schema import SPLITS, parquet_files
 from model_zoo.core.data.spec import DatasetSpec
 
@@ -63,7 +63,7 @@ class DatasetReport:
     user_column: str | None
     splits: dict[str, SplitFacts]
     items: ItemFacts
-    numbers: dict[str, dict[str, Moments]] = field(default_factory=dict)  # feature -> file
+    numbers: dict[str, dict[str, Moments]]  # feature -> file -> what it holds
 
 
 @dataclass(frozen=True)
@@ -157,19 +157,7 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
         )
         item_facts = _item_facts(table, mentioned.unique(), dataset)
         bar.update()
-    return DatasetReport(dataset.dataset_id, user, facts, item_facts, _numbers(dataset))
-
-
-def _numbers(dataset: DatasetSpec) -> dict[str, dict[str, Moments]]:
-    """Moments of numeric features in each split, or in item_info without padding."""
-    found: dict[str, dict[str, Moments]] = {}
-    for name, path in dataset.sources().items():
-        of_items = name == "item_info"
-        skip = 1 if of_items and not dataset.rebuild_dataset else 0
-        features = numeric_features(dataset, of_items=of_items)
-        for feature, moments in row_moments(path, features, skip=skip).items():
-            found.setdefault(feature, {})[name] = moments
-    return found
+    return DatasetReport(dataset.dataset_id, user, facts, item_facts, moments_of_files(dataset))
 
 
 def _user_column(dataset: DatasetSpec, schema: pl.Schema) -> str | None:
