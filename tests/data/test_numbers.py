@@ -15,7 +15,7 @@ import torch
 
 from model_zoo.core import Scorer
 from model_zoo.core.commands.config import load_experiment
-from model_zoo.core.commands.deployment import export_experiment, write_folded
+from model_zoo.core.commands.deployment import write_folded
 from model_zoo.core.commands.experiment import (
     build_feature_map,
     build_model,
@@ -30,7 +30,6 @@ from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.facts import describe_dataset
 from model_zoo.core.prepare.report import format_report
-from model_zoo.core.serving.export import load_program
 from tests.conftest import edit_yaml
 from tests.numbers_set import COLUMNS, ITEMS, write_set
 
@@ -190,7 +189,7 @@ def test_a_model_of_numbers_of_any_scale_is_that_of_scaled_ones(
 
 
 def test_everything_that_scores_takes_numbers_as_they_come(trained: Path) -> None:
-    """parquet, csv, a scorer's rows and users, a program, items added and updated."""
+    """parquet, csv, a scorer's rows and users, items added and updated."""
     rows = pl.read_parquet(RAW["test"]).head(20)
     expected = scores()[:20]
     assert len(set(expected)) == 20
@@ -218,15 +217,6 @@ def test_everything_that_scores_takes_numbers_as_they_come(trained: Path) -> Non
     assert torch.equal(tables[keys["new"], own], tables[keys["i2"], own])
     assert not tables[keys["unpriced"], own].any()
     assert not tables[keys["also unpriced"], own].any()
-
-    path, _ = export_experiment("config", "QIN", kind="torch")
-    program = load_program(path, "torch")
-    for i in (0, 3):
-        history = torch.tensor([1 + int(item[1:]) for item in histories[i]] or [0])
-        target = torch.tensor([1 + int(items[i][1:])])
-        numbers = [torch.tensor([float(v[i])], dtype=torch.float64) for v in context.values()]
-        got = program([history, target, *numbers])
-        assert float(got) == pytest.approx(expected[i], abs=1e-5)
 
 
 def test_an_encoded_set_is_standardised_as_well(trained: Path) -> None:

@@ -8,7 +8,7 @@ two share a hash with a probability of 3 in a million.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 from tqdm import tqdm
@@ -63,7 +63,7 @@ class DatasetReport:
     user_column: str | None
     splits: dict[str, SplitFacts]
     items: ItemFacts
-    numbers: dict[str, dict[str, Moments]]  # feature -> file -> what it holds
+    numbers: dict[str, dict[str, Moments]] = field(default_factory=dict)  # feature -> file
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
             histories[split] = _distinct(scan.select(history.alias("item")))
             bar.update()
         bar.set_description("item_info")
-        table = _read_items(info, dataset, items)
+        table, numbers = _read_items(info, dataset, items), moments_of_files(dataset)
         bar.update()
         bar.set_description("comparison")
         seen = pl.concat([rows["train"].select("item"), histories["train"]]).unique()
@@ -152,18 +152,17 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
             )
             for split in rows
         }
-        mentioned = pl.concat(
-            [*(frame.select("item") for frame in rows.values()), *histories.values()]
-        )
+        targets = [frame.select("item") for frame in rows.values()]
+        mentioned = pl.concat([*targets, *histories.values()])
         item_facts = _item_facts(table, mentioned.unique(), dataset)
         bar.update()
-    return DatasetReport(dataset.dataset_id, user, facts, item_facts, moments_of_files(dataset))
+    return DatasetReport(dataset.dataset_id, user, facts, item_facts, numbers)
 
 
 def _user_column(dataset: DatasetSpec, schema: pl.Schema) -> str | None:
     """The first meta column of the splits that holds single values."""
-    columns = [column.name for column in dataset.meta_columns() if column.name in schema]
-    return next((c for c in columns if not isinstance(schema[c], (pl.List, pl.Array))), None)
+    names = (column.name for column in dataset.meta_columns() if column.name in schema)
+    return next((n for n in names if not isinstance(schema[n], (pl.List, pl.Array))), None)
 
 
 def _column(name: str, schema: pl.Schema) -> pl.Expr:
