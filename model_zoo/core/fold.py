@@ -50,7 +50,11 @@ def fold_feature(model: Any, name: str) -> FoldedFeature:
         weight = weight * factor.double()
     mode = module.mode if isinstance(module, PooledEmbedding) else "mean"
     return FoldedFeature(
-        name, kind, weight.T if isinstance(module, nn.Linear) else weight, mode=mode
+        name,
+        kind,
+        weight.T if isinstance(module, nn.Linear) else weight,
+        mode=mode,
+        scale=None if model.numbers is None else model.numbers.scale(name),
     )
 
 
@@ -69,6 +73,8 @@ def completed(
     for name, buffer in list(folded.named_buffers()):
         exact = name in precise or name.startswith("item_features.")
         owner, _, leaf = name.rpartition(".")
+        if leaf == "center_and_factor":
+            continue  # of numbers, in float64 before they meet a weight
         cast = buffer.to(torch.float32 if exact else dtype)
         folded.get_submodule(owner).register_buffer(leaf, cast)
     for name, table in _item_tables(model, folded, dtype).items():

@@ -26,16 +26,32 @@ class FoldedFeature(nn.Module):
             or ``embedding`` (a vector).
         weight: A row for each id (V, w), the number's factor (1, w), or the matrix (p, w).
         mode: How a sequence's rows are pooled, ``mean`` or ``sum``.
+        scale: Center c and factor f of a number x, which counts as (x - c) f, computed in
+            float64; ``None`` where it counts as it is.
 
     Shapes: values (n,), or (n, m) for a sequence and (n, p) for an embedding -> (n, w).
     """
 
     weight: Tensor
+    center_and_factor: Tensor
 
-    def __init__(self, name: str, kind: Kind, weight: Tensor, *, mode: str = "mean") -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        weight: Tensor,
+        *,
+        mode: str = "mean",
+        scale: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.name, self.kind, self.mode = name, kind, mode
         self.register_buffer("weight", weight)
+        if scale is not None:
+            # Tensors: a program's constants that are Python's numbers may become float32.
+            exact = torch.tensor(scale, dtype=torch.float64, device=weight.device)
+            self.register_buffer("center_and_factor", exact, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         if self.kind == "categorical":
@@ -47,6 +63,9 @@ class FoldedFeature(nn.Module):
             real = (values != 0).to(self.weight.dtype).unsqueeze(2)  # (n, m, 1)
             total = (functional.embedding(values, self.weight) * real).sum(dim=1)
             return total / real.sum(dim=1).clamp(min=1) if self.mode == "mean" else total
+        if self.scale is not None:
+            center, factor = self.center_and_factor.unbind()
+            values = (values.double() - center) * factor
         values = values.to(self.weight.dtype)
         return values.unsqueeze(1) * self.weight if self.kind == "numeric" else values @ self.weight
 

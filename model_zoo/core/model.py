@@ -13,9 +13,10 @@ What it is given, by its constructor ``(feature_map, ..., *, item_table, **kwarg
 
 What it is called with, ``forward(batch)``:
     A batch of :class:`~model_zoo.core.data.loader.HistoryLoader`: a dict of tensors, on the CPU
-    or on the model's device. Padded histories (B, L) in place of packed ones are to give the
-    same. It returns ``y_pred`` (B, 1), the click probability in float32, and may return
-    ``logit`` (B, 1).
+    or on the model's device. Numbers are float64, of any scale: FuxiCTR's embedding layers get
+    them standardised, any other layer calls ``self.numbers``. Padded histories (B, L) in place of
+    packed ones are to give the same. It returns ``y_pred`` (B, 1), the click probability in
+    float32, and may return ``logit`` (B, 1).
 
 What it may offer:
     ``rescales_vectors = True``, a class attribute: it is given ``embedding`` columns rescaled to a

@@ -45,6 +45,26 @@ def compiles() -> bool:
     return any(shutil.which(compiler) for compiler in ("g++", "clang++"))
 
 
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_a_program_takes_seconds_since_1970(tmp_path: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+        pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+    age = {"age": {"type": "numeric"}}
+    model = build(tmp_path, {**age, **ITEM_FEATURES}, model="QIN+", model_id="QIN+")
+    model.numbers.standardise_by({"age": (1.7e9, 1 / 60), "price": (0.0, 1.0)})
+    model.eval()
+    assert export_folded(model.fold(), tmp_path / "model", kind) <= 1e-5
+    program = load_program(tmp_path / "model", kind)
+    history, candidates = torch.tensor([3, 4]), torch.tensor([5, 5])
+    seconds = 1.7e9 + torch.tensor([0.0, 60.0], dtype=torch.float64)
+    batch = {"item_id": candidates, "item_seq": history.expand(2, 2), "age": seconds}
+    expected = model.double()(batch)["y_pred"].squeeze(1)
+    assert (expected[0] - expected[1]).abs() > 1e-5  # in float32 both are one number
+    found = program([history, candidates, seconds]).double()
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["QIN", "QIN+"])
 @pytest.mark.parametrize("kind", ["torch", "aoti", "onnx"])
 def test_a_program_round_trips(tmp_path: Path, kind: str, name: str) -> None:

@@ -197,7 +197,7 @@ def test_a_file_of_a_newer_release_is_refused(path: Path) -> None:
     content = torch.load(path, weights_only=True)
     torch.save(content | {"version": content["version"] + 1, "ids": "changed"}, path)
     with pytest.raises(
-        InputError, match=r"version 3, expected at most 2: it was folded by a newer"
+        InputError, match=r"version 4, expected at most 3: it was folded by a newer"
     ):
         load_folded(path)
 

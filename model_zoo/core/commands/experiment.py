@@ -30,10 +30,11 @@ from model_zoo.core.commands.places import require_training_places, writing_expe
 from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.commands.sharing import owners_first, share_tables
-from model_zoo.core.data.encode import encode_dataset
+from model_zoo.core.data.encode import encode_dataset, read_numbers
 from model_zoo.core.data.fingerprint import fingerprint
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
+from model_zoo.core.data.numbers import factor_of, fit_numbers
 from model_zoo.core.data.parquet import scan_file
 from model_zoo.core.data.schema import SPLITS, UNLABELLED, SplitSummary, check_dataset
 from model_zoo.core.data.spec import DatasetSpec
@@ -135,6 +136,8 @@ def _run(
     train, valid = RankDataLoader(feature_map, stage="train", **params, **loaders)
     _require_an_evaluation(params, len(train))
     model = build_model(experiment, feature_map, gpu)
+    if model.numbers is not None and state is None:  # a state has those that it began with
+        model.numbers.standardise_by(_scales(configured, experiment))
     model.count_parameters()
     if resume and state is None:
         logging.info("No saved state to resume from: starting from the beginning")
@@ -256,6 +259,15 @@ def build_model(experiment: Experiment, feature_map: FeatureMap, gpu: int) -> An
         return model_class(feature_map, gpu=gpu, item_table=table, **experiment.params)
     except ValueError as error:
         raise InputError(f"experiment '{experiment.run.model_id}': {error}") from None
+
+
+def _scales(configured: DatasetSpec, experiment: Experiment) -> dict[str, tuple[float, float]]:
+    """Center and factor of each numeric feature, from the train rows."""
+    numbers = read_numbers(configured) if configured.rebuild_dataset else {}
+    numbers = numbers or fit_numbers(experiment.dataset)
+    for name, scale in numbers.items():
+        logging.info("%s: center %.6g, spread %.6g", name, scale["center"], scale["spread"])
+    return {name: (scale["center"], factor_of(scale)) for name, scale in numbers.items()}
 
 
 def report_device(gpu: int) -> None:

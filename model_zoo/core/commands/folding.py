@@ -10,7 +10,7 @@ import torch
 
 from model_zoo import folding_models, get_model
 from model_zoo.core.commands.config import Experiment
-from model_zoo.core.data.encode import item_keys, read_vocabularies
+from model_zoo.core.data.encode import item_keys, read_numbers, read_vocabularies
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile
@@ -48,8 +48,17 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
         raw: The data set as configured.
         encoded: The experiment on integer data.
         **settings: As the model's ``fold``.
+
+    Raises:
+        InputError: If a weight of the folded model is not finite.
     """
     folded = model.fold(**settings)
+    broken = [name for name, t in folded.state_dict().items() if not t.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{model.checkpoint}: found numbers that are not finite in {', '.join(broken[:3])} of "
+            "the folded model, expected finite weights and inputs: its training diverged"
+        )
     ids = Ids(item_col=raw.item_col)
     if raw.rebuild_dataset:
         ids = _raw_ids(raw, folded.num_items)
@@ -57,7 +66,8 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
             # An item that no vocabulary has: its id is out of vocabulary, the rest is missing.
             oov = torch.tensor([ids.vocabularies[raw.item_col][OUT_OF_VOCABULARY]])
             zeros = folded.vectors.new_zeros(1, folded.dim)
-            unknown = folded.encode({raw.item_col: oov}, zeros)
+            absent = ids.absent(folded.item_features, 1)
+            unknown = folded.encode({raw.item_col: oov, **absent}, zeros)
             for name, table in folded.grown(ids.unknown + 1).items():
                 folded.register_buffer(name, table)
             folded.write_items(torch.tensor([ids.unknown]), unknown)
@@ -79,5 +89,6 @@ def _raw_ids(dataset: DatasetSpec, num_items: int) -> Ids:
         rows={key: row for row, key in enumerate(item_keys(dataset), start=1)},
         unknown=num_items if dataset.item_col in vocabularies else None,
         vocabularies=vocabularies,
+        missing={n: s["missing"] for n, s in read_numbers(dataset).items() if n in names},
         max_lens={f.name: f.max_len for f in features if f.type == "sequence" and f.max_len},
     )

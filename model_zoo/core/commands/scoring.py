@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,25 @@ from tqdm import tqdm
 from model_zoo.core.commands.config import Experiment
 from model_zoo.core.data.loader import StreamingLoader
 from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
+from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedModel
+from model_zoo.core.training.origins import origin_of
 
 Batch = Mapping[str, Tensor]
-# A batch as the loader gives it -> logits (B,), and the attention weight of each of its history
-# items (T,), which a model that does not fold does not say.
-ScoreBatch = Callable[[Batch], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class ScoreBatch:
+    """How batches are scored.
+
+    Attributes:
+        score: A batch as the loader gives it -> logits (B,), and the attention weight of each of
+            its history items (T,), which a model that does not fold does not say.
+        origin: Says of a batch what makes a logit infinite or NaN.
+    """
+
+    score: Callable[[Batch], tuple[Tensor, Tensor | None]]
+    origin: Callable[[Batch], str]
 
 
 class Scored(NamedTuple):
@@ -68,14 +83,24 @@ def by_folded(folded: FoldedModel, dataset: DatasetSpec) -> ScoreBatch:
     names = [dataset.item_col, dataset.history_col, length_col]
     names += [feature.name for feature in folded.row_features]
 
-    def score(batch: Batch) -> tuple[Tensor, Tensor]:
+    def values_of(batch: Batch) -> dict[str, Tensor]:
         ids = {name: batch[name].to(device, non_blocking=True) for name in names}
-        values = {n: v if v.dtype.is_floating_point else v.long() for n, v in ids.items()}
+        return {n: v if v.dtype.is_floating_point else v.long() for n, v in ids.items()}
+
+    def score(batch: Batch) -> tuple[Tensor, Tensor]:
+        values = values_of(batch)
         return folded.rows(
             values[dataset.item_col], values[dataset.history_col], values[length_col], values
         )
 
-    return score
+    def origin(batch: Batch) -> str:
+        values = values_of(batch)
+        broken = [f.name for f in folded.row_features if not f(values[f.name]).isfinite().all()]
+        if broken:
+            return f"the first numbers that are not come from feature '{broken[0]}'"
+        return "no feature of the rows alone makes it"
+
+    return ScoreBatch(score, origin)
 
 
 def by_model(model: Any) -> ScoreBatch:
@@ -89,19 +114,29 @@ def by_model(model: Any) -> ScoreBatch:
         # In float64 the way to the logit and back loses nothing that float32 has.
         return torch.logit(output["y_pred"].double().squeeze(1), eps=1e-12), None
 
-    return score
+    return ScoreBatch(score, partial(origin_of, model))
 
 
 def score_rows(
-    score: ScoreBatch, loader: StreamingLoader, *, progress: bool = True
+    score: ScoreBatch,
+    loader: StreamingLoader,
+    *,
+    source: str | Path | None = None,
+    progress: bool = True,
 ) -> Iterator[Scored]:
     """Score batch after batch.
 
     Args:
         score: :func:`by_folded` or :func:`by_model`.
         loader: The rows.
+        source: The user's file of these rows, for messages; ``None``: the loader's.
         progress: Show a progress bar, if standard output is a terminal.
+
+    Raises:
+        InputError: If a logit is not finite: names its row, and the feature, weights or layer
+            that it comes from.
     """
+    start = 0
     with (
         torch.inference_mode(),
         tqdm(
@@ -113,7 +148,15 @@ def score_rows(
         ) as bar,
     ):
         for batch in loader:
-            logit, weight = score(batch)
+            logit, weight = score.score(batch)
+            wrong = (~logit.isfinite()).nonzero()
+            if len(wrong):
+                row, found = start + int(wrong[0]), float(logit[wrong[0]])
+                raise InputError(
+                    f"{source or loader.path}: row {row}: found the score {found}, expected a "
+                    f"finite number ({len(wrong)} such rows in its batch): {score.origin(batch)}"
+                )
+            start += len(logit)
             yield Scored(batch, logit, weight)
             bar.update(len(logit))
 

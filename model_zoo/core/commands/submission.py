@@ -95,7 +95,7 @@ def write_submission(
     feature_map = build_feature_map(encoded.params)
     score, calibration, _ = _scorer(raw.dataset, encoded, feature_map, gpu, calibrated=calibrated)
     test = open_rows(encoded, feature_map, str(encoded.dataset.test_data))
-    scored = score_rows(score, test, progress=encoded.run.verbose > 0)
+    scored = score_rows(score, test, source=raw.dataset.test_data, progress=encoded.run.verbose > 0)
     write_zip(path, (_probability(rows, calibration) for rows in scored), task)
     logging.info("Wrote %s: %d rows, column %s", path, test.num_samples, task)
     return path
@@ -165,7 +165,7 @@ def score_file(
             raw.dataset, encoded, feature_map, gpu, calibrated=calibrated
         )
         loader = open_rows(encoded, feature_map, rows)
-        scored = score_rows(score, loader, progress=encoded.run.verbose > 0)
+        scored = score_rows(score, loader, source=source, progress=encoded.run.verbose > 0)
         tables = _tables(scored, encoded.dataset, keys if explain else None, calibration)
         write_tables(target, kept.beside(tables))
     logging.info("Wrote %s: %d rows", target, loader.num_samples)

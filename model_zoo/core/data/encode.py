@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from model_zoo.core.data.numbers import NumberEncoder, Numbers, fit_numbers
 from model_zoo.core.data.parquet import (
     parquet_files,
     plain_pieces,
     scan_plain,
 )
-from model_zoo.core.data.schema import is_label_type
+from model_zoo.core.data.schema import is_label_type, missing_files
 from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec, FeatureSpec
 from model_zoo.core.data.vocabulary import (
     Encoder,
@@ -38,12 +40,14 @@ from model_zoo.core.files import write_aside
 
 ITEM_ROW = "item_row"
 STATE = "encoding.json"
+Encoders = dict[str, Callable[[pl.Series], pl.Series]]
 
 
 def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpec:
     """Encode a checked raw data set into ``data_root/dataset_id``, as far as it is not yet.
 
-    Vocabularies are built once and kept in ``encoding.json``. Changed valid or test files
+    Vocabularies and the statistics of numeric features are built once and kept in
+    ``encoding.json``. Changed valid or test files
     and a changed item_info (new items) are encoded again with them; a changed configuration
     or train file is refused, because models trained on the vocabularies would not fit.
 
@@ -79,6 +83,9 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
         state["vocabulary"] = fit_vocabularies(dataset)
     else:
         _refuse_changes(dataset, state, prints, folder)
+    if "numbers" not in state and not missing_files(dataset, [dataset.train_data]):
+        state["numbers"] = fit_numbers(dataset)  # also where an earlier version encoded
+        _write_state(state_file, state)
     done = state["files"]
     # Rows of item_info are the ids in the splits: if they change, so do all files.
     all_stale = done.get("item_info", {}).get("sha256") != prints["item_info"]["sha256"]
@@ -93,7 +100,7 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
         # Until the state names them, the files being written do not count as encoded.
         state["files"] = {name: done[name] for name in done if name not in stale}
         _write_state(state_file, state)
-        _transform(dataset, state["vocabulary"], sources, targets, stale, progress=progress)
+        _transform(dataset, state, sources, targets, stale, progress=progress)
         state["files"] = prints
         _write_state(state_file, state)
     return _encoded_spec(dataset, state["vocabulary"], targets)
@@ -105,12 +112,26 @@ def read_vocabularies(dataset: DatasetSpec) -> Vocabularies:
     Raises:
         InputError: If it has not been encoded yet.
     """
+    vocabularies: Vocabularies = _known_state(dataset)["vocabulary"]
+    return vocabularies
+
+
+def read_numbers(dataset: DatasetSpec) -> Numbers:
+    """The statistics of numeric features that :func:`encode_dataset` kept.
+
+    Raises:
+        InputError: If it has not been encoded yet.
+    """
+    numbers: Numbers = _known_state(dataset).get("numbers", {})
+    return numbers
+
+
+def _known_state(dataset: DatasetSpec) -> dict[str, Any]:
     path = Path(dataset.data_root) / dataset.dataset_id / STATE
     state = _read_state(path)
     if state is None:
         raise InputError(f"{path}: no such file; the data set has not been encoded")
-    vocabularies: Vocabularies = state["vocabulary"]
-    return vocabularies
+    return state
 
 
 def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
@@ -124,7 +145,7 @@ def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
     Raises:
         InputError: If an item is not in item_info.
     """
-    encoders = _encoders(dataset, read_vocabularies(dataset))
+    encoders = _encoders(dataset, _known_state(dataset))
     _write_split(dataset, encoders, item_keys(dataset), source, target)
 
 
@@ -153,12 +174,17 @@ def _names(dataset: DatasetSpec) -> set[str]:
     return {dataset.label_col.name, *(column.name for column in dataset.feature_cols)}
 
 
-def _encoders(dataset: DatasetSpec, vocabulary: Vocabularies) -> dict[str, Encoder]:
-    return {
+def _encoders(dataset: DatasetSpec, state: dict[str, Any]) -> Encoders:
+    vocabulary: Vocabularies = state["vocabulary"]
+    encoders: Encoders = {
         column.name: Encoder(column, vocabulary[column.name])
         for column in dataset.feature_cols
         if column.name in vocabulary
     }
+    for column in dataset.feature_cols:
+        if column.type == "numeric":
+            encoders[column.name] = NumberEncoder(column, state.get("numbers", {}))
+    return encoders
 
 
 def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
@@ -251,14 +277,14 @@ def _place(file: Path, source: str) -> str:
 
 def _transform(
     dataset: DatasetSpec,
-    vocabulary: Vocabularies,
+    state: dict[str, Any],
     sources: dict[str, str],
     targets: dict[str, Path],
     names: list[str],
     *,
     progress: bool,
 ) -> None:
-    encoders = _encoders(dataset, vocabulary)
+    encoders = _encoders(dataset, state)
     keys = item_keys(dataset)
     bar = tqdm(names, desc="Encoding", unit="file", disable=None if progress else True)
     for name in bar:
@@ -275,7 +301,7 @@ def _transform(
             _write_split(dataset, encoders, keys, Path(source), target)
 
 
-def _write_items(dataset: DatasetSpec, encoders: dict[str, Encoder], target: Path) -> None:
+def _write_items(dataset: DatasetSpec, encoders: Encoders, target: Path) -> None:
     features = dataset.features(of_items=True)
     items = scan_plain(dataset.item_info, features).collect()
     encoded = pl.DataFrame(encode_features(items, features, encoders))
@@ -292,7 +318,7 @@ def _write_items(dataset: DatasetSpec, encoders: dict[str, Encoder], target: Pat
 
 def _write_split(
     dataset: DatasetSpec,
-    encoders: dict[str, Encoder],
+    encoders: Encoders,
     keys: pl.Series,
     source: Path,
     target: Path,

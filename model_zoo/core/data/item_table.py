@@ -115,11 +115,13 @@ def without_dictionary(values: pa.Array) -> pa.Array:
 def to_tensor(values: pa.Array, feature: FeatureSpec) -> Tensor:
     """A checked column as a tensor, (n,) or (n, width).
 
-    Numbers become float32, ids the smallest integers that hold the vocabulary.
+    Vectors become float32, ids the smallest integers that hold the vocabulary. Numbers become
+    float64: they are of any scale until a model standardises them.
     """
     values = without_dictionary(values)
-    numbers = feature.type in ("numeric", "embedding")
-    dtype = np.dtype(np.float32) if numbers else id_type(feature.vocab_size)
+    kinds: dict[str, type[np.floating[Any]]] = {"numeric": np.float64, "embedding": np.float32}
+    kind = kinds.get(feature.type)
+    dtype = id_type(feature.vocab_size) if kind is None else np.dtype(kind)
     # astype copies: arrow's memory is read-only, and torch wants memory it may write.
     if feature.type in ("sequence", "embedding"):
         flat = values.flatten().to_numpy(zero_copy_only=False).astype(dtype)

@@ -89,6 +89,7 @@ class HistoryLoader(ABC):
         self.seed = seed
         self.epoch = 0
         self._skipped = 0
+        self.path = data_path
         self.files = parquet_files(data_path)
         self._device = device
         self._data_on_device = data_on_device

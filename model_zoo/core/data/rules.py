@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from model_zoo.core.data.parquet import type_fits
@@ -13,6 +14,10 @@ from model_zoo.core.data.spec import FeatureSpec
 ROW = "\x00row"
 AN_ITEM = "an item id (0 is padding)"
 A_TOKEN = "an id of the vocabulary"
+# What float32 holds: models compute in it.
+LARGEST = float(np.finfo(np.float32).max)
+NUMBERS = f"numbers within ±{LARGEST:.4g}, the range of float32"
+A_NUMBER = f"a finite number within ±{LARGEST:.4g}, the range of float32"
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,12 @@ def expected_type(feature: FeatureSpec) -> str:
     }[feature.type]
 
 
-def column_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
+def column_rules(feature: FeatureSpec, dtype: pl.DataType, *, encoded: bool) -> list[Rule]:
     """Rules for one feature column.
 
     None where its type is wrong, which is a problem of its own. Ids whose vocabulary is yet
-    to be built may be missing (they become padding) and have any value.
+    to be built may be missing (they become padding) and have any value. Numbers that are yet to
+    be encoded may be missing too.
     """
     if not type_fits(feature, dtype):
         return []
@@ -56,8 +62,9 @@ def column_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
             range_rule(name, pl.col(name), 0, feature.vocab_size - 1, A_TOKEN),
         ]
     if feature.type == "numeric":
-        finite = pl.col(name).cast(pl.Float64).is_finite()
-        return [*null_rules(name), Rule(name, ~finite, pl.col(name), "a finite number")]
+        number = pl.col(name).cast(pl.Float64)
+        rule = Rule(name, ~(number.abs() <= LARGEST), pl.col(name), A_NUMBER)
+        return [*(null_rules(name) if encoded else []), rule]
     if feature.type == "sequence":
         if feature.vocab_size is None:
             return []
@@ -65,9 +72,16 @@ def column_rules(feature: FeatureSpec, dtype: pl.DataType) -> list[Rule]:
     values = pl.col(name)
     # One infinity or NaN makes the sum infinite or NaN.
     total = values.list.eval(pl.element().cast(pl.Float64)).list.sum()
+    largest = values.list.eval(pl.element().cast(pl.Float64).abs()).list.max()
     return [
         *list_rules(name, feature.pretrain_dim),
         Rule(name, ~total.is_finite(), total, "finite numbers (the sum of the list is shown)"),
+        Rule(
+            name,
+            total.is_finite() & (largest > LARGEST),
+            largest,
+            f"{NUMBERS} (the largest size is shown)",
+        ),
     ]
 
 

@@ -125,7 +125,8 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
             row = "the row number: row k is item k"
             rules.append(Rule(key, pl.col(key) != pl.col(ROW), pl.col(key), row))
     for feature in expected[1:]:
-        rules += column_rules(feature, schema[feature.name])
+        encoded = not dataset.rebuild_dataset
+        rules += column_rules(feature, schema[feature.name], encoded=encoded)
         if not dataset.rebuild_dataset:
             rules += padding_rules(feature, schema[feature.name])
     counts, found = apply_rules(path, scan, rules)
@@ -197,7 +198,8 @@ def _check_file(
         else:
             rules += _raw_history_rules(path, history)
     for feature in others:
-        rules += column_rules(feature, schema[feature.name])
+        encoded = not dataset.rebuild_dataset
+        rules += column_rules(feature, schema[feature.name], encoded=encoded)
     if scoring or label not in schema:
         counts, found = apply_rules(path, scan, rules)
         return (SplitSummary(int(counts["rows"]), None) if counts else None), [*problems, *found]

@@ -56,6 +56,9 @@ class FeatureSpec(Spec):
     embedding_dim: int | None = Field(None, ge=1)
     share_embedding: str | None = None
     splitter: Separator | None = None  # of lists written as text, in raw data
+    # How numbers are brought to one scale (FuxiCTR's names), and what a missing one counts as.
+    normalizer: Literal["StandardScaler", "MinMaxScaler"] | None = None
+    fill_na: float | None = Field(None, allow_inf_nan=False)
     # FuxiCTR passes this text to eval, so only the poolings that make one vector are let in.
     feature_encoder: Pooling | None = None
 
@@ -142,6 +145,9 @@ class DatasetSpec(Spec):
         if not self.features(of_items=True):
             raise ValueError("no active feature has 'source: item': nothing to attend over")
         for column in self.feature_cols:
+            for key in ("normalizer", "fill_na"):
+                if column.type != "numeric" and getattr(column, key) is not None:
+                    raise ValueError(f"{column.name}: {key} is for type numeric")
             if column.active and column.type != "meta":
                 missing = column.missing(encoded=not self.rebuild_dataset)
                 if missing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import polars as pl
@@ -197,11 +197,13 @@ class Encoder:
 
 
 def encode_features(
-    frame: pl.DataFrame, features: list[FeatureSpec], encoders: dict[str, Encoder]
+    frame: pl.DataFrame,
+    features: list[FeatureSpec],
+    encoders: Mapping[str, Callable[[pl.Series], pl.Series]],
 ) -> list[pl.Series]:
-    """The features of raw rows, encoded; numbers and vectors stay as they are."""
-    tokens = [feature for feature in features if feature.name in encoders]
-    prepared = frame.select(_prepared(tokens))
+    """The features of raw rows, encoded; those without an encoder stay as they are."""
+    encoded = [feature for feature in features if feature.name in encoders]
+    prepared = frame.select(_prepared(encoded))
     return [
         encoders[feature.name](prepared[feature.name])
         if feature.name in encoders

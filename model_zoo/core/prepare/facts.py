@@ -8,11 +8,12 @@ two share a hash with a probability of 3 in a million.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 from tqdm import tqdm
 
+from model_zoo.core.data.numbers import Moments, moments_of_files
 from model_zoo.core.data.parquet import element_type, parquet_files, scan_file, scan_plain
 from model_zoo.core.data.schema import SPLITS, is_label_type
 from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
@@ -63,6 +64,7 @@ class DatasetReport:
     user_column: str | None
     splits: dict[str, SplitFacts]
     items: ItemFacts
+    numbers: dict[str, dict[str, Moments]] = field(default_factory=dict)  # feature -> file
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
             histories[split] = _distinct(scan.select(history.alias("item")))
             bar.update()
         bar.set_description("item_info")
-        table = _read_items(info, dataset, items)
+        table, numbers = _read_items(info, dataset, items), moments_of_files(dataset)
         bar.update()
         bar.set_description("comparison")
         seen = pl.concat([rows["train"].select("item"), histories["train"]]).unique()
@@ -151,12 +153,11 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
             )
             for split in rows
         }
-        mentioned = pl.concat(
-            [*(frame.select("item") for frame in rows.values()), *histories.values()]
-        )
+        targets = [frame.select("item") for frame in rows.values()]
+        mentioned = pl.concat([*targets, *histories.values()])
         item_facts = _item_facts(table, mentioned.unique(), dataset)
         bar.update()
-    return DatasetReport(dataset.dataset_id, user, facts, item_facts)
+    return DatasetReport(dataset.dataset_id, user, facts, item_facts, numbers)
 
 
 def _scan_split(dataset: DatasetSpec, path: str) -> pl.LazyFrame:

@@ -47,6 +47,10 @@ def _checks(report: DatasetReport) -> Iterator[_Check]:
     for split in report.splits:
         yield from _split_checks(report, split)
     yield from _item_checks(report.items)
+    for name, files in report.numbers.items():
+        file, moments = next(iter(files.items()))
+        text = f"{file}: numeric feature {name} is {moments.most:g} everywhere: it says nothing"
+        yield text, moments.count > 0 and moments.deviation == 0, 0, inf
 
 
 def _split_checks(report: DatasetReport, split: str) -> Iterator[_Check]:
@@ -167,6 +171,10 @@ def format_report(report: DatasetReport) -> str:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
     ]
+    for name, files in report.numbers.items():
+        for file, m in files.items():
+            text = f"min {m.least:.10g}, max {m.most:.10g}, mean {m.mean:.10g}"
+            lines.append(f"number {name} in {file}: {text}, deviation {m.deviation:.6g}")
     lines += [f"unsound: {text}" for text in unsound(report)]
     lines += [f"look at: {text}" for text in doubtful(report)]
     return "\n".join(line.rstrip() for line in lines)

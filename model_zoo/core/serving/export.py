@@ -1,7 +1,8 @@
 """A folded model as a program for other runtimes: torch.export, AOTInductor, ONNX.
 
 The program scores one user: ``history`` (L,) and ``candidates`` (n,), int64 rows of the item
-tables, and one tensor with n rows for each row feature; it returns probabilities (n,). L and n
+tables, and one tensor with n rows for each row feature (float64 for a number, which the program
+standardises); it returns probabilities (n,). L and n
 are free, from 1 on. Item 0 is padding and changes nothing wherever it stands in the history.
 """
 
@@ -53,7 +54,12 @@ def _example(feature: FoldedFeature, rows: int) -> Tensor:
         return torch.randint(0, size, (rows,))
     if feature.kind == "sequence":
         return torch.randint(0, size, (rows, 4))
-    return torch.randn(rows) if feature.kind == "numeric" else torch.randn(rows, size)
+    if feature.kind == "embedding":
+        return torch.randn(rows, size)
+    if feature.scale is None:
+        return torch.randn(rows)
+    center, factor = feature.scale
+    return center + torch.randn(rows, dtype=torch.float64) / (factor or 1.0)
 
 
 def export_folded(folded: FoldedModel, path: Path, kind: str) -> float:

@@ -18,7 +18,7 @@ from model_zoo.core.folded import FoldedFeature, FoldedModel
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.ids import Ids
 
-FORMAT, VERSION = "qin-folded", 2
+FORMAT, VERSION = "qin-folded", 3
 
 
 @dataclass
@@ -99,12 +99,14 @@ def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu"
     )
 
 
-def _description(feature: Any) -> dict[str, str]:
-    return {"name": feature.name, "kind": feature.kind, "mode": feature.mode}
+def _description(feature: Any) -> dict[str, Any]:
+    description = {"name": feature.name, "kind": feature.kind, "mode": feature.mode}
+    return description | {"scale": feature.scale}
 
 
 def _build(content: dict[str, Any]) -> FoldedModel:
     # Version 1 was written when one model folded: without its name, and with flat values.
+    # Version 2 has no scales: its numbers count as they are.
     kind: type[FoldedModel] = get_folded(content.get("model", FIRST_FOLDED))
     features = [
         [

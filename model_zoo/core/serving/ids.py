@@ -26,6 +26,7 @@ class Ids:
         unknown: Row of an item that is in no vocabulary; ``None`` where there is no such rule.
         vocabularies: Feature -> raw token -> id, for features whose tokens are raw.
         max_lens: Feature -> how many tokens of a raw list count, the first ones.
+        missing: Feature -> the number that a missing one counts as.
 
     Raw ids of another type than the stored ones are converted where that is exact, else
     refused (:mod:`model_zoo.core.serving.keys`).
@@ -36,6 +37,7 @@ class Ids:
     unknown: int | None = None
     vocabularies: Mapping[str, Mapping[Any, int]] = field(default_factory=dict)
     max_lens: Mapping[str, int] = field(default_factory=dict)
+    missing: Mapping[str, float] = field(default_factory=dict)
     _keys: dict[str | None, Keys] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -52,6 +54,7 @@ class Ids:
                 for name, ids in self.vocabularies.items()
             },
             "max_lens": dict(self.max_lens),
+            "missing": dict(self.missing),
         }
 
     @classmethod
@@ -68,6 +71,7 @@ class Ids:
                 for name, pairs in state["vocabularies"].items()
             },
             max_lens=state["max_lens"],
+            missing=state.get("missing", {}),  # older files have none
         )
 
     def items(self, ids: Any, num_items: int, what: str, *, padding: bool = False) -> Tensor:
@@ -129,9 +133,11 @@ class Ids:
         """
         if feature.kind in ("categorical", "sequence"):
             return self._tokens(feature, values, what)
+        if feature.kind == "numeric":
+            values = _doubles(values, self.missing.get(feature.name))
         tensor = _tensor(values, what, "numbers")
         if tensor.dtype.is_floating_point:
-            tensor = tensor.float()
+            tensor = tensor.double() if feature.kind == "numeric" else tensor.float()
         elif tensor.dtype == torch.bool or tensor.dtype.is_complex:
             raise InputError(f"{what}: expected numbers, found {tensor.dtype}")
         if feature.kind == "numeric":
@@ -144,11 +150,23 @@ class Ids:
             expected = (len(tensor), width)
         if tensor.shape != expected:
             raise InputError(f"{what}: expected shape {expected}, found {tuple(tensor.shape)}")
-        wrong = (~torch.isfinite(tensor)).nonzero()
+        # As float32, in which the model computes, a number may be infinite.
+        wrong = (~torch.isfinite(tensor.float())).nonzero()
         if len(wrong):
-            place = int(wrong[0, 0])
-            raise InputError(f"{what}: position {place}: found a number that is not finite")
+            found = tensor[tuple(wrong[0])]
+            text = f"{found:.6g}, beyond the range of float32"
+            if not torch.isfinite(found):
+                text = f"a number that is not finite: {found:g}"
+            raise InputError(f"{what}: position {int(wrong[0, 0])}: found {text}")
         return tensor
+
+    def absent(self, features: Iterable[FoldedFeature], rows: int) -> dict[str, Tensor]:
+        """What missing numbers count as, (rows,) float64, by feature; all others count nothing."""
+        return {
+            feature.name: torch.full((rows,), self.missing[feature.name], dtype=torch.float64)
+            for feature in features
+            if feature.name in self.missing
+        }
 
     def _tokens(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
         vocabulary = self.vocabularies.get(feature.name)
@@ -213,6 +231,20 @@ def _padded(lists: list[list[int]]) -> list[list[int]]:
     return [[*ids, *[0] * (longest - len(ids))] for ids in lists]
 
 
+def _doubles(values: Any, missing: float | None) -> Any:
+    """Python's own numbers as float64, which torch would make float32; ``None`` is filled."""
+    if isinstance(values, (list, tuple)) or not _is_flat(values):
+        values = plain(values)
+    numbers = [values] if values is None or isinstance(values, float) else values
+    if not isinstance(numbers, list):
+        return values
+    if missing is not None:
+        numbers = [missing if number is None else number for number in numbers]
+    kinds = {type(number) for number in numbers}
+    exact = float in kinds and kinds <= {int, float}
+    return torch.tensor(numbers, dtype=torch.float64) if exact else numbers
+
+
 def _is_flat(values: Any) -> bool:
     """Whether torch reads it well: no list, nor array, of arrays."""
     if isinstance(values, (list, tuple)):
@@ -242,6 +274,16 @@ def _integers(values: Any, what: str, *, dim: int) -> Tensor:
     if tensor.dim() != dim:
         raise InputError(f"{what}: expected {dim} dimension(s), found shape {tuple(tensor.shape)}")
     return tensor.long()
+
+
+def require_finite_scores(logit: Tensor) -> None:
+    """Raise InputError if a score (n,) is infinite or NaN."""
+    wrong = (~logit.isfinite()).nonzero()
+    if len(wrong):
+        raise InputError(
+            f"candidates: position {int(wrong[0])}: found the score {float(logit[wrong[0]])}, "
+            "expected a finite number: one of the context or of an item is too large"
+        )
 
 
 def _require_range(ids: Tensor, low: int, high: int, what: str) -> None:

@@ -14,6 +14,7 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
+from model_zoo.core.serving.ids import require_finite_scores
 from model_zoo.core.serving.shared_lock import SharedLock
 
 CANDIDATES = 4_096  # scored at a time, so that memory does not grow with their number
@@ -103,7 +104,7 @@ class Scorer:
             Probabilities (n,), float32, or :class:`Explained`.
 
         Raises:
-            InputError: If an id is unknown, a feature is missing, or a value is not finite.
+            InputError: If an id is unknown, a feature missing, or a value or score not finite.
         """
         given = self._ids.items(history, self._folded.num_items, "history", padding=True)
         kept = given.nonzero().squeeze(1)[-self._file.max_len :]
@@ -209,6 +210,8 @@ class Scorer:
             values = dict(features)
             if self._ids.item_col in self._ids.vocabularies:
                 values.setdefault(self._ids.item_col, ids)
+            absent = self._ids.absent(self._folded.item_features, len(ids))
+            values = {**absent, **values}
             empty = self._folded.vectors.new_zeros(len(ids), self._folded.dim)
             tables = self._folded.encode(self._item_features(values, len(ids)), empty)
             room = len(self._folded.vectors)
@@ -258,6 +261,7 @@ class Scorer:
         return tensor.to(self._device, non_blocking=True)
 
     def _probability(self, logit: Tensor, calibrated: bool) -> Tensor:
+        require_finite_scores(logit)
         if not calibrated:
             return torch.sigmoid(logit)
         calibration: Calibration | None = self._file.calibration

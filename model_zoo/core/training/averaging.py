@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from model_zoo.core.training.numbers import numbers_state
+
 WARM_UP = 4  # the decay after s steps is at most s / (s + WARM_UP)
 
 
@@ -33,8 +35,11 @@ class WeightAverage:
         if not 0.0 < decay < 1.0:
             raise ValueError(f"decay must be in (0, 1), got {decay}")
         self._decay, self._steps = decay, 0
+        fixed = numbers_state(model)
         self._weights: list[Tensor] = [
-            value for value in model.state_dict().values() if value.is_floating_point()
+            value
+            for name, value in model.state_dict().items()
+            if value.is_floating_point() and name not in fixed
         ]
         self._averages = [weight.clone() for weight in self._weights]
 

@@ -21,6 +21,7 @@ from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.evaluation import EvaluatedModel
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
+from model_zoo.core.training.numbers import standardise_numbers
 from model_zoo.core.training.optimizer import (
     L2Penalty,
     LazyAdam,
@@ -38,6 +39,7 @@ from model_zoo.core.training.watch import (
     DeferredLoss,
     epoch_bar,
     require_finite,
+    require_finite_output,
 )
 from model_zoo.core.training.weights import load_checkpoint
 
@@ -111,6 +113,8 @@ class TrainableModel(EvaluatedModel):
     # --- FuxiCTR's hooks
 
     def compile(self, optimizer: str, loss: str, lr: float) -> None:
+        # Every model calls this when it has all its layers, so none can be forgotten.
+        standardise_numbers(self, self.feature_map.features)
         self.loss_fn = get_loss(loss)
         if self.embedding_update == "dense":
             self._make_optimizer = partial(build_optimizer, optimizer, lr=lr)
@@ -176,6 +180,9 @@ class TrainableModel(EvaluatedModel):
         ends_step = batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch
         y_true = self.get_labels(batch_data)
         output = self._parallel(batch_data, synchronise=ends_step)
+        about = (self.learning_rate, self.checkpoint)
+        place = f"step {self._total_steps}, batch {batch} of the epoch"
+        require_finite_output(self, batch_data, output["y_pred"], place, *about)
         if self._penalty.supported:
             loss, penalty = self.add_loss(output, y_true), self._penalty.value()
         else:
@@ -195,8 +202,7 @@ class TrainableModel(EvaluatedModel):
             if self._penalty.supported:
                 self._penalty.add_gradient()
             norm = clip_gradients(self.parameters(), self._max_gradient_norm)
-            place = (self._total_steps, self.learning_rate, self.checkpoint)
-            require_finite(self, loss, norm, *place)
+            require_finite(self, loss, norm, self._total_steps, *about)
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self._average is not None:

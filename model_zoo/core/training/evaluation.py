@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fuxictr.utils import Monitor
 
 from model_zoo.core.files import write_aside
 from model_zoo.core.training.metrics import evaluate_metrics, undefined_reasons
+from model_zoo.core.training.origins import first_batch_of
 from model_zoo.core.training.processes import (
     from_main,
     gather_rows,
@@ -40,6 +42,7 @@ class EvaluatedModel(ResumableModel):
         self._tensorboard: Any = None
         self._shows_progress = False
         self._undefined: set[str] = set()  # messages that the log has already
+        self._evaluated: Any = ()  # batches
 
     @property
     def learning_rate(self) -> float:
@@ -56,6 +59,7 @@ class EvaluatedModel(ResumableModel):
         wanted = list(dict.fromkeys([*(metrics or []), *self.validation_metrics]))
         from_main(self)  # batch statistics may differ between processes
         self._verbose = int(self._shows_progress)
+        self._evaluated = data_generator
         result: dict[str, float] = super().evaluate(data_generator, metrics=wanted)
         return result
 
@@ -68,10 +72,19 @@ class EvaluatedModel(ResumableModel):
     ) -> dict[str, float]:
         """FuxiCTR's metrics over the rows of all processes, refusing a model that diverged.
 
-        An undefined metric is NaN; the log says why, once.
+        An undefined metric is NaN; the log says why, once. It warns if all predictions are one.
         """
         y_true, y_pred, group_id = map(gather_rows, (y_true, y_pred, group_id))
-        require_finite_predictions(self.model_id, y_pred, self.learning_rate)
+        origin = partial(first_batch_of, self, self._evaluated)
+        require_finite_predictions(self.model_id, y_pred, self.learning_rate, origin)
+        if len(y_pred) > 1 and (y_pred == y_pred[0]).all():
+            logging.warning(
+                "all %d predictions are %.6g: the model tells no row from another; look at "
+                "learning_rate (now %g) and at the range of the inputs (qin-data validate)",
+                len(y_pred),
+                y_pred[0],
+                self.learning_rate,
+            )
         result = evaluate_metrics(y_true, y_pred, metrics, group_id)
         for name, reason in undefined_reasons(result, y_true, group_id).items():
             message = f"{name} is undefined (NaN): {reason}"

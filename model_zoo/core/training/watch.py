@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.training.origins import origin_of
 
 STEPS_BETWEEN_LOOKS = 100  # on a GPU, where a look waits for the device
 
@@ -61,19 +63,66 @@ def require_finite(
     )
 
 
+def require_finite_output(
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    predictions: Tensor,
+    place: str,
+    learning_rate: float,
+    checkpoint: str | Path,
+) -> None:
+    """Stop before a loss that torch refuses on a CPU, without a word on where it comes from.
+
+    On a GPU a look would wait for the device at every step.
+
+    Args:
+        model: The model, as it computed the predictions.
+        batch: The batch.
+        predictions: What the model made of it.
+        place: Step and batch, for the message.
+        learning_rate: For the message.
+        checkpoint: Where the best weights so far are, if there are any; it names the experiment.
+
+    Raises:
+        InputError: If a prediction is not finite; names the place, and the feature, weights or
+            layer that it comes from.
+    """
+    if predictions.device.type != "cpu" or torch.isfinite(predictions).all():
+        return
+    wrong = int((~torch.isfinite(predictions)).sum())
+    checkpoint = Path(checkpoint)
+    raise InputError(
+        f"{checkpoint.stem}: {place}: {wrong} of {predictions.numel()} predictions are not finite: "
+        f"{origin_of(model, batch)}; learning_rate {learning_rate:g}"
+        + f"; the best weights so far are in {checkpoint}"
+        * checkpoint.is_file()
+    )
+
+
 def require_finite_predictions(
-    name: str, predictions: npt.NDArray[np.float64], learning_rate: float
+    name: str,
+    predictions: npt.NDArray[np.float64],
+    learning_rate: float,
+    origin: Callable[[], str | None],
 ) -> None:
     """Stop at an evaluation of a model that diverged.
+
+    Args:
+        name: Of the experiment.
+        predictions: Of all rows, (n,).
+        learning_rate: For the message.
+        origin: Finds the batch, and the feature, weights or layer that they come from.
 
     Raises:
         InputError: If a prediction is not finite; says how many, and of which experiment.
     """
     wrong = np.count_nonzero(~np.isfinite(predictions))
     if wrong:
+        place = origin()
         raise InputError(
             f"{name}: {wrong} of {len(predictions)} predictions are not finite: training "
             f"diverged; try a lower learning_rate (now {learning_rate:g})"
+            + ("" if place is None else f"; {place}")
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.training.numbers import numbers_state
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -47,7 +48,8 @@ def load_named_weights(model: nn.Module, state: Mapping[str, Tensor], source: st
         InputError: With every parameter that does not fit.
     """
     expected = model.state_dict()
-    problems = [f"{source}: {name} is missing" for name in expected if name not in state]
+    needed = expected.keys() - numbers_state(model)
+    problems = [f"{source}: {n} is missing" for n in expected if n in needed and n not in state]
     problems += [
         f"{source}: {name} is no parameter of this model" for name in state if name not in expected
     ]
