@@ -12,7 +12,7 @@ from typing import TypedDict
 import pyarrow.parquet as pq
 
 from model_zoo.core.data.encode import STATE
-from model_zoo.core.data.schema import parquet_files
+from model_zoo.core.data.parquet import parquet_files
 from model_zoo.core.data.spec import DatasetSpec
 
 _CHUNK = 1 << 20
