@@ -184,7 +184,7 @@ LINES = [str(i) for i in IDS[::-1]]
     [
         ("ids.txt", "item_id\n" + "\n".join(LINES), []),
         ("ids.csv", "itemID\n" + "\n".join(LINES) + "\n\n", []),  # the only one that is no integer
-        ("ids.csv.gz", gzip.compress("\r\n".join(["asin", *LINES]).encode()), ["asin"]),
+        ("ids.csv.gz", gzip.compress("\r\n".join(["asin", *LINES]).encode(), mtime=0), ["asin"]),
         ("ids.txt", "\ufeff" + "\r\n".join(f" {line} " for line in LINES), []),
         ("map.csv", "".join(f'"{i}",{k}\n' for k, i in enumerate(["asin", *LINES])), ["asin"]),
         ("map.tsv", "".join(f"{k}\t{i}\n" for k, i in enumerate(["item_id", *LINES])), []),
