@@ -7,16 +7,25 @@ import sys
 from collections.abc import Sequence
 
 from model_zoo.core.commands.cli import run_command
-from model_zoo.core.commands.tuning.search import Options, search
+from model_zoo.core.commands.tuning.search import Options, report, search
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.report:
+        report(arguments.config)
+        return
     search(
         arguments.config,
         Options(
             gpus=arguments.gpu,
             retries=arguments.retries,
             keep_best=arguments.keep_best,
+            sampler=arguments.sampler,
+            trials=arguments.trials,
+            prune=arguments.prune,
+            ray=arguments.ray,
+            trial_cpus=arguments.trial_cpus,
+            trial_gpus=arguments.trial_gpus,
         ),
     )
 
@@ -42,6 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         metavar="K",
         help="drop the checkpoints of all settings but the best K",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=["grid", "random", "tpe"],
+        default="grid",
+        help="every combination; or points drawn at random, or by Optuna's TPE (extra: tune)",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="how many points to draw")
+    parser.add_argument(
+        "--prune", action="store_true", help="stop weak trials early, by ASHA (extra: tune)"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the trials on a Ray cluster: HOST:PORT, or auto (extra: tune)",
+    )
+    parser.add_argument(
+        "--trial-cpus", type=int, default=1, metavar="N", help="CPUs of each trial on Ray"
+    )
+    parser.add_argument(
+        "--trial-gpus", type=float, metavar="F", help="GPUs of each trial on Ray, also 0.5"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="rank what is finished so far and write the report; run nothing",
     )
     return run_command(_run, parser, argv)
 

@@ -12,8 +12,8 @@ import yaml
 
 from model_zoo.core.commands.tuning.ranking import Outcome, outcome
 from model_zoo.core.commands.tuning.records import Record, write_record
-from model_zoo.core.commands.tuning.space import read_space
 from model_zoo.core.commands.tuning.trial import Trial
+from model_zoo.core.commands.tuning.tuner_file import read_space
 
 
 def tuner_file(name: str = "tune.yaml", **content: Any) -> Path:
@@ -29,13 +29,14 @@ def grid(space: Mapping[str, Any], **more: Any) -> list[Trial]:
 
 
 def finished(trial: Trial, seconds: float = 1.0, **metrics: float) -> Outcome:
-    record = Record(trial.expid, "finished", metrics={"valid": metrics}, seconds=seconds)
+    of = {"metrics": {"valid": metrics}, "settings": dict(trial.settings)}
+    record = Record(trial.expid, "finished", seconds=seconds, **of)
     return outcome(trial, record)
 
 
 def other(trial: Trial, status: Any, *error: str, **metrics: float) -> Outcome:
-    of = {"valid": metrics} if metrics else {}
-    return outcome(trial, Record(trial.expid, status, attempts=1, metrics=of, error=error))
+    of = {"settings": dict(trial.settings), "metrics": {"valid": metrics} if metrics else {}}
+    return outcome(trial, Record(trial.expid, status, attempts=1, error=error, **of))
 
 
 def write(folder: Path, *outcomes: Outcome) -> None:

@@ -9,7 +9,7 @@ import pytest
 import run_param_tuner
 from model_zoo.core.commands.config import load_experiment
 from model_zoo.core.commands.tuning.folder import claim, write_configs
-from model_zoo.core.commands.tuning.space import read_space
+from model_zoo.core.commands.tuning.tuner_file import read_space
 from model_zoo.core.errors import InputError
 from tests.commands.tuning.made import grid, tuner_file
 from tests.conftest import edit_yaml

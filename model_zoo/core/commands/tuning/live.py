@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuxictr.utils import Monitor
-
 from model_zoo.core.commands.tuning.records import Record, evaluations, read_record
 from model_zoo.core.commands.tuning.trial import Trial
 
@@ -91,8 +89,7 @@ def _progress(trial: Trial, start: float, first: float) -> tuple[str, str, str]:
     if not seen:
         return f"0/{epochs}", "", "?"
     epoch = seen[-1]["epoch"]
-    monitor = Monitor(trial.experiment.run.monitor)
-    values = [v for v in map(monitor.get_value, seen) if not math.isnan(v)]
+    values = [v for v in map(trial.monitor, seen) if not math.isnan(v)]
     best = (min if trial.monitor_mode == "min" else max)(values, default=math.nan)
     trained = epoch - first
     seconds = (time.monotonic() - start) / trained * (epochs - epoch) if trained > 0 else math.nan

@@ -92,7 +92,6 @@ def run_local(
     signals: list[int] = []
     waiting, free = deque(trials), list(range(len(gpus)))
     running: dict[BaseProcess, _Running] = {}
-    context = _context()
     threads = threads_for_each(len(gpus))
     with noting_signals(signals.append):
         try:
@@ -100,16 +99,13 @@ def run_local(
                 while waiting and free and not signals:
                     trial, slot = waiting.popleft(), free.pop(0)
                     order, record = begin(folder, trial, gpus[slot], threads)
-                    process = context.Process(target=work, args=(order,), name=trial.expid)
-                    output = output_file(folder, trial.expid)
-                    size = output.stat().st_size if output.is_file() else 0
-                    process.start()
+                    process, size = start(order)
                     running[process] = _Running(trial, slot, size, time.monotonic())
                     noted(trial, record)
                 wait([process.sentinel for process in running], SECONDS_BETWEEN_LOOKS)
                 look()
                 if signals:
-                    _end(list(running), by_force=len(signals) > 1)
+                    end(list(running), by_force=len(signals) > 1)
                 for process in [p for p in running if not p.is_alive()]:
                     process.join()
                     of = running.pop(process)
@@ -121,12 +117,21 @@ def run_local(
                     if record.status == "failed" and record.attempts <= retries:
                         waiting.append(of.trial)
         finally:
-            _end(list(running), by_force=True)  # only if the above failed
+            end(list(running), by_force=True)  # only if the above failed
     if signals:
         raise Interrupted(
             signals[0],
             f"stopped by {signal.Signals(signals[0]).name}; the same command goes on from there",
         )
+
+
+def start(order: Order) -> tuple[BaseProcess, int]:
+    """A process that trains, and where in its output file it begins to print."""
+    process = _context().Process(target=work, args=(order,), name=order.expid)
+    output = output_file(order.folder, order.expid)
+    size = output.stat().st_size if output.is_file() else 0
+    process.start()
+    return process, size
 
 
 def _context() -> BaseContext:
@@ -158,7 +163,11 @@ def begin(folder: Path, trial: Trial, gpu: int, threads: int | None) -> tuple[Or
         before, status="started", device=device, error=(), settings=dict(trial.settings)
     )
     write_record(folder, record)
-    return Order(folder, trial.expid, gpu, threads, before.status != "waiting"), record
+    resume = before.status != "waiting"
+    order = Order(
+        folder, trial.expid, trial.model_params, trial.dataset_params, gpu, threads, resume
+    )
+    return order, record
 
 
 def ended(
@@ -193,7 +202,7 @@ def _last_lines(output: Path, start: int, exitcode: int | None) -> list[str]:
     return lines[-ERROR_LINES:] or [f"exit code {exitcode}"]
 
 
-def _end(processes: Sequence[BaseProcess], *, by_force: bool) -> None:
+def end(processes: Sequence[BaseProcess], *, by_force: bool) -> None:
     for process in processes:
         if process.is_alive():
             process.kill() if by_force else process.terminate()

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fuxictr.utils import Monitor
-
 from model_zoo.core.commands.tuning.records import Record
 from model_zoo.core.commands.tuning.trial import Trial
 
@@ -60,7 +58,7 @@ class Place:
 def outcome(trial: Trial, record: Record) -> Outcome:
     """Raises nothing: a trial without metrics has the value NaN."""
     metrics = record.metrics.get("valid", {})
-    value = float(Monitor(trial.experiment.run.monitor).get_value(metrics)) if metrics else math.nan
+    value = trial.monitor(metrics) if metrics else math.nan
     return Outcome(trial, record, value)
 
 

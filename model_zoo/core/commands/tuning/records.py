@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.files import write_aside
 
+PROGRESS = ("epoch", "train_loss", "learning_rate")  # columns of a history; others are metrics
 RECORDS = "trials"  # sub-folder of the configuration folder
 Status = Literal["waiting", "started", "finished", "pruned", "failed"]
 
@@ -55,6 +57,12 @@ def read_record(folder: Path, expid: str) -> Record:
     return Record(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def record_files(folder: Path) -> list[Path]:
+    """All records, by name; not those that are just being written."""
+    found = (folder / RECORDS).glob("*.json")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def write_record(folder: Path, record: Record) -> None:
     with write_aside(folder / RECORDS / f"{record.expid}.json") as partial:
         partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
@@ -70,3 +78,11 @@ def evaluations(trial: Trial) -> list[dict[str, float]]:
             {name: float(value) if value else float("nan") for name, value in row.items()}
             for row in csv.DictReader(file)
         ]
+
+
+def best_evaluation(trial: Trial) -> dict[str, float]:
+    """The metrics of the trial's best evaluation so far; none if it had none."""
+    seen = [row for row in evaluations(trial) if not math.isnan(trial.monitor(row))]
+    sign = 1 if trial.monitor_mode == "min" else -1
+    best = min(seen, key=lambda row: sign * trial.monitor(row), default={})
+    return {name: value for name, value in best.items() if name not in PROGRESS}

@@ -51,6 +51,10 @@ class Trial:
         run = self.experiment.run
         return Path(run.model_root) / self.experiment.dataset.dataset_id / self.expid
 
+    def monitor(self, metrics: Mapping[str, float]) -> float:
+        """What the trial is ranked by."""
+        return float(Monitor(self.experiment.run.monitor).get_value(metrics))
+
     def text(self) -> str:
         """Its settings in one line."""
         shown = dict(self.settings) | ({} if self.seed is None else {"seed": self.seed})

@@ -8,20 +8,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from model_zoo.core.commands.config import load_experiment
-from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.commands.config import check_experiment
+from model_zoo.core.commands.experiment import run_loaded
 from model_zoo.core.commands.tuning.records import output_file, read_record, write_record
 from model_zoo.core.errors import InputError, Interrupted
 from model_zoo.core.locks import held
-
-SECONDS_FOR_ORPHANS = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,9 @@ class Order:
     Attributes:
         folder: The configuration folder.
         expid: The trial.
+        model_params: Its settings; to read them from the folder's YAML takes the longer, the
+            more trials there are.
+        dataset_params: Those of its data set.
         gpu: CUDA device, -1 for CPU.
         threads: CPU threads; ``None`` leaves it to the environment.
         resume: Go on from the trial's last state.
@@ -38,6 +40,8 @@ class Order:
 
     folder: Path
     expid: str
+    model_params: Mapping[str, Any]
+    dataset_params: Mapping[str, Any]
     gpu: int
     threads: int | None
     resume: bool
@@ -65,7 +69,10 @@ def work(order: Order) -> None:
 def train(order: Order) -> None:
     """Train a trial that is not finished yet, here."""
     start = time.monotonic()
-    experiment = load_experiment(order.folder, order.expid)
+    experiment = check_experiment(
+        {**order.model_params, "model_id": order.expid},
+        {**order.dataset_params, "dataset_id": order.model_params["dataset_id"]},
+    )
     place = Path(experiment.run.model_root) / experiment.dataset.dataset_id / order.expid
     if place.parent.is_dir():
         _wait_for_another(place.with_name(f"{order.expid}.lock"))
@@ -74,7 +81,7 @@ def train(order: Order) -> None:
     if not order.resume:
         for kind in ("state", "state.previous", "history.csv"):
             place.with_name(f"{order.expid}.{kind}").unlink(missing_ok=True)
-    metrics = run_experiment(str(order.folder), order.expid, order.gpu, resume=order.resume)
+    metrics = run_loaded(order.folder, experiment, order.gpu, resume=order.resume)
     record = read_record(order.folder, order.expid)
     seconds = time.monotonic() - start
     write_record(order.folder, replace(record, status="finished", metrics=metrics, seconds=seconds))
@@ -97,16 +104,16 @@ def _end_with_the_tuner() -> None:
 
 
 def _wait_for_another(lock: Path) -> None:
-    """The process of a tuner that was killed may still be saving its state.
-
-    If it takes too long, the training itself will say whose the lock is.
-    """
-    deadline = time.monotonic() + SECONDS_FOR_ORPHANS
-    while time.monotonic() < deadline:
+    """Until no process writes the trial: that of a tuner that was killed may save its state."""
+    waits = False
+    while True:
         try:
-            with held(lock, str(lock)):
+            with held(lock, f"trial {lock.stem}"):
                 return
-        except InputError:
+        except InputError as error:
+            if not waits:
+                print(error, flush=True)
+            waits = True
             time.sleep(0.2)
 
 
