@@ -15,7 +15,9 @@ from model_zoo.core.commands.tuning.results import last_epoch, text
 from model_zoo.core.files import write_aside
 
 REPORT = "report.html"
+OPEN_ROWS = 12  # of the ranking; the others open on a click
 HIGHLIGHTED = 6  # learning curves in colour; the others are grey
+TICKS = 6
 LOG_FROM = 20.0  # greatest over least value, from which an axis is logarithmic
 COLOURS = ("#1f5fa8", "#d1603d", "#2e8b57", "#8a4fb0", "#b8860b", "#0f8b8d")
 GREY, GRID = "#b8bec6", "#e4e7eb"
@@ -29,8 +31,12 @@ p.note { color: #56616d; margin: .2em 0 .6em; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 6px 10px 6px 0; border-bottom: 1px solid #e4e7eb;
          vertical-align: top; }
-th { color: #56616d; font-weight: 600; white-space: nowrap; }
-td.number { white-space: nowrap; }
+th { color: #56616d; font-weight: 600; }
+th:first-child, td:first-child { width: 1.8em; }
+th:last-child, td:last-child { width: 25%; }
+td span { display: inline-block; margin-right: 1em; }
+td:last-child span { margin: 0; color: #56616d; white-space: nowrap; }
+summary { cursor: pointer; padding: 8px 0; color: #1f5fa8; }
 small { color: #56616d; overflow-wrap: anywhere; }
 tr.best td { background: #eef5fd; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr));
@@ -90,45 +96,50 @@ def _summary(places: Sequence[Place], name: str, better: str) -> str:
     }
     words = {"pruned": "stopped early", "started": "begun", "waiting": "not begun"}
     told = ", ".join(f"{n} {words.get(status, status)}" for status, n in counts.items() if n)
+    repeated = places[0].outcomes[0].trial.seed is not None
+    spread = "; ± is the standard deviation over seeds" if repeated else ""
     return (
         f'<p class="note">{len(outcomes)} trials: {told}. Ranked by valid {html.escape(name)}, '
-        f"{better} is better.</p>"
+        f"{better} is better{spread}.</p>"
     )
 
 
 def _ranking(places: Sequence[Place], keys: Sequence[str], name: str) -> str:
-    repeated = places[0].outcomes[0].trial.seed is not None
-    heads = ["", "settings", html.escape(name), *(["± spread"] if repeated else []), ""]
-    rows = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
-    for i, place in enumerate(places, 1):
-        shown = [(k, text(place.settings[k])) for k in keys if k in place.settings]
-        settings = "<br>".join(f"{html.escape(k)} <b>{html.escape(v)}</b>" for k, v in shown)
-        label = place.group if repeated else place.outcomes[0].trial.expid
-        cells = [
-            f"<td>{i}</td>",
-            f"<td>{settings}{'<br>' if shown else ''}<small>{html.escape(label)}</small></td>",
-            f'<td class="number">{_number(place.mean)}</td>',
-        ]
-        if repeated:
-            cells.append(f'<td class="number">{_number(place.spread)}</td>')
-        cells.append(f"<td>{_note(place, repeated)}</td>")
-        rows.append(f"<tr{' class=best' if i == 1 else ''}>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table>{"".join(rows)}</table></div>'
+    head = f"<tr><th></th><th>settings</th><th>{html.escape(name)}</th></tr>"
+    rows = [_row(i, place, keys) for i, place in enumerate(places, 1)]
+    first = f"<table>{head}{''.join(rows[:OPEN_ROWS])}</table>"
+    if len(rows) <= OPEN_ROWS:
+        return first
+    rest = f"<table>{''.join(rows[OPEN_ROWS:])}</table>"
+    return f"{first}<details><summary>{len(rows) - OPEN_ROWS} more</summary>{rest}</details>"
 
 
-def _note(place: Place, repeated: bool) -> str:
+def _row(rank: int, place: Place, keys: Sequence[str]) -> str:
+    repeated = place.outcomes[0].trial.seed is not None
+    settings = "".join(
+        f"<span>{html.escape(key)} <b>{html.escape(text(place.settings[key]))}</b></span> "
+        for key in keys
+        if key in place.settings
+    )
+    label = place.group if repeated else place.outcomes[0].trial.expid
+    below = " · ".join([html.escape(label), *_notes(place, repeated)])
+    spread = "" if math.isnan(place.spread) else f" <span>± {place.spread:.5f}</span>"
+    value = "–" if math.isnan(place.mean) else f"{place.mean:.5f}"
+    return (
+        f"<tr{' class=best' if rank == 1 else ''}><td>{rank}</td>"
+        f"<td>{settings}<br><small>{below}</small></td><td>{value}{spread}</td></tr>"
+    )
+
+
+def _notes(place: Place, repeated: bool) -> list[str]:
     notes = ["no difference from the first"] if place.no_difference else []
     if place.status == "pruned":
         notes.append(f"stopped at epoch {last_epoch(place.outcomes[0]):g}")
     elif place.status != "finished":
-        notes.append({"failed": "failed"}.get(place.status, "not finished"))
-    elif repeated:
+        notes.append("failed" if place.status == "failed" else "not finished")
+    elif repeated and len(place.counted) < len(place.outcomes):
         notes.append(f"{len(place.counted)} of {len(place.outcomes)} seeds")
-    return "<br>".join(notes)
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.5f}"
+    return notes
 
 
 def _parallel(places: Sequence[Place], keys: Sequence[str], name: str) -> Any:
@@ -150,14 +161,14 @@ def _dimension(places: Sequence[Place], key: str) -> dict[str, Any]:
     values = [place.settings.get(key) for place in places]
     if _numeric(values):
         numbers = [float(value) for value in values]
-        if not _is_log(numbers):
-            return {"label": key, "values": numbers}
-        ticks = sorted({round(math.log10(n), 6) for n in numbers})[:: max(1, len(numbers) // 6)]
+        scaled = [math.log10(n) for n in numbers] if _is_log(numbers) else numbers
+        ticks = sorted(set(zip(scaled, numbers, strict=True)))
+        ticks = ticks[:: math.ceil(len(ticks) / TICKS)]
         return {
             "label": key,
-            "values": [math.log10(n) for n in numbers],
-            "tickvals": ticks,
-            "ticktext": [f"{10**tick:.3g}" for tick in ticks],
+            "values": scaled,
+            "tickvals": [place for place, _ in ticks],
+            "ticktext": [f"{number:.3g}" for _, number in ticks],
         }
     names = list(dict.fromkeys(_short(value) for value in values))
     return {
@@ -190,7 +201,8 @@ def _setting(places: Sequence[Place], key: str, name: str) -> Any:
     log = numeric and _is_log(x)
     figure.update_xaxes(title=key, gridcolor=GRID, type="log" if log else "-", automargin=True)
     if log:
-        figure.update_xaxes(tickvals=sorted(set(x))[:: max(1, len(set(x)) // 5)], tickformat=".3g")
+        ticks = sorted(set(x))[:: math.ceil(len(set(x)) / TICKS)]
+        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:.3g}" for tick in ticks])
     if not numeric:
         figure.update_xaxes(type="category")
     figure.update_yaxes(title=name, gridcolor=GRID, automargin=True)
