@@ -14,6 +14,7 @@ from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.files import write_aside
 
 PROGRESS = ("epoch", "train_loss", "learning_rate")  # columns of a history; others are metrics
+TABLES = "tables"  # sub-folder, while a search runs: the data, decoded once for all its trials
 RECORDS = "trials"  # sub-folder of the configuration folder
 Status = Literal["waiting", "started", "finished", "pruned", "failed"]
 

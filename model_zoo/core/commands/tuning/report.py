@@ -67,7 +67,7 @@ def write_report(folder: Path, places: Sequence[Place], keys: Sequence[str], tit
     better = "less" if trial.monitor_mode == "min" else "more"
     figures = [_parallel(ranked, keys, name)] if len(ranked) > 1 and keys else []
     figures += [_setting(ranked, key, name) for key in keys]
-    figures.append(_curves(ranked, name))
+    figures.append(_curves(ranked, keys, name))
     # The library itself stands in the file once, before the first figure.
     drawn = [_embed(figure, inline=i == 0) for i, figure in enumerate(figures)]
     parts = [f"<h1>{html.escape(title)}</h1>", _summary(places, name, better)]
@@ -209,13 +209,13 @@ def _setting(places: Sequence[Place], key: str, name: str) -> Any:
     return figure
 
 
-def _curves(places: Sequence[Place], name: str) -> Any:
+def _curves(places: Sequence[Place], keys: Sequence[str], name: str) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
     outcomes = [(i, outcome) for i, place in enumerate(places) for outcome in place.outcomes]
     for i, outcome in reversed(outcomes):  # the best are drawn last, on top
-        _add_curve(figure, i, outcome)
+        _add_curve(figure, i, outcome, keys)
     figure.update_layout(
         **_layout(height=420),
         margin={"l": 64, "r": 14, "t": 12, "b": 48},
@@ -226,7 +226,9 @@ def _curves(places: Sequence[Place], name: str) -> Any:
     return figure
 
 
-def _add_curve(figure: Any, rank: int, outcome: Outcome) -> None:
+def _add_curve(figure: Any, rank: int, outcome: Outcome, keys: Sequence[str]) -> None:
+    settings = outcome.trial.settings
+    named = [f"{key} {text(settings[key])}" for key in keys if key in settings]
     seen = evaluations(outcome.trial)
     shown = rank < HIGHLIGHTED
     first = outcome.trial.seed is None or all(
@@ -238,7 +240,7 @@ def _add_curve(figure: Any, rank: int, outcome: Outcome) -> None:
         mode="lines+markers",
         marker={"size": 5},
         line={"color": COLOURS[rank % len(COLOURS)] if shown else GREY, "width": 2 if shown else 1},
-        name=f"{rank + 1}: {_short(outcome.trial.text(), 48)}",
+        name=f"{rank + 1}: {_short(', '.join(named), 48)}",
         legendgroup=str(rank),
         showlegend=shown and first,
     )

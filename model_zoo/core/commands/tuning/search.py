@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from model_zoo.core.commands.tuning.local import require_devices, run_local
 from model_zoo.core.commands.tuning.ranking import Place, outcome, rank
 from model_zoo.core.commands.tuning.ray_cluster import Cluster, connected
 from model_zoo.core.commands.tuning.ray_trials import recorded, run_on_ray
-from model_zoo.core.commands.tuning.records import Record, read_record
+from model_zoo.core.commands.tuning.records import TABLES, Record, read_record
 from model_zoo.core.commands.tuning.report import REPORT, can_draw, write_report
 from model_zoo.core.commands.tuning.results import (
     drop_losers,
@@ -94,7 +95,10 @@ def search(config_file: str | Path, options: Options) -> list[Place]:
             samples = trials if options.sampler != "tpe" else space.of_data()
             for experiment in {_data(trial): trial.experiment for trial in samples}.values():
                 prepare_dataset(experiment)  # here, rather than by several trials at once
-            _run(space, trials, folder, options, cluster, slots)
+            try:
+                _run(space, trials, folder, options, cluster, slots)
+            finally:
+                shutil.rmtree(folder / TABLES, ignore_errors=True)
             return finish(_all(space, trials, folder, options), folder, space, options)
 
 
