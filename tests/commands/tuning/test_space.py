@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,16 @@ def test_a_folder_of_an_older_space_is_refused(workspace: Path) -> None:
         made(num_row=[1])
     edit_yaml(Path("config/model_config.yaml"), lambda c: c["QIN_test"].update(batch_size=512))
     with pytest.raises(InputError, match="'QIN_test': batch_size was 1024 and is 512; remove that"):
+        made(learning_rate=[0.012])
+    edit_yaml(Path("config/model_config.yaml"), lambda c: c["QIN_test"].update(batch_size=1024))
+    with pytest.raises(InputError, match="older space: it had no seeds in its space"):
+        made(learning_rate=[0.012], seed=[1])
+    made(learning_rate=[0.012])
+    train = Path("data/MicroLens_demo/train.parquet")
+    os.utime(train)  # the same content is the same file
+    made(learning_rate=[0.012])
+    train.write_bytes(Path("data/MicroLens_demo/valid.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"train\.parquet has changed since; remove"):
         made(learning_rate=[0.012])
     Path("tune/.made_by_tuner").write_text("tune.yaml")
     with pytest.raises(InputError, match="older space: an earlier version wrote it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import yaml
 from model_zoo.core.commands.tuning.space import Space
 from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.commands.yaml_files import read_yaml
+from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
 
+END = 1 << 16
 MARKER = ".made_by_tuner"  # in the folder: whose it is, and which space its trials are of
 
 
@@ -91,10 +94,24 @@ def _mark(space: Space) -> dict[str, Any]:
         "datasets": {name: dict(dataset) for name, dataset in space.datasets.items()},
         "varied": {model or "": sorted(of) for model, of in space.varied.items()},
         "repeated": space.seeds is not None,
+        "files": {
+            path: _print(Path(path))
+            for dataset in space.datasets.values()
+            for path in (dataset.get(key) for key in ("item_info", *(f"{n}_data" for n in SPLITS)))
+            if path is not None and Path(path).is_file()
+        },
     }
     # As it will be read: a date is a text there.
     read: dict[str, Any] = json.loads(json.dumps(mark, default=str))
     return read
+
+
+def _print(path: Path) -> list[Any]:
+    """Size of a file and a digest of its end: a parquet file has its statistics there."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - END))
+        return [size, hashlib.sha256(file.read()).hexdigest()[:16]]
 
 
 def _read_mark(marker: Path) -> dict[str, Any] | None:
@@ -114,15 +131,22 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return ["an earlier version wrote it"]
     changes = [
         f"{key} was {before[key]} and is {now[key]}"
-        for key in ("base_expid", "dataset_id", "repeated")
+        for key in ("base_expid", "dataset_id")
         if before[key] != now[key]
     ]
+    if before["repeated"] != now["repeated"]:
+        changes.append(f"it had {'' if before['repeated'] else 'no '}seeds in its space")
     # Models and data sets may have come or gone, as any value.
     for key in before["varied"].keys() & now["varied"].keys():
         if before["varied"][key] != now["varied"][key]:
             changes.append(
                 f"it varied {', '.join(before['varied'][key])}, now {', '.join(now['varied'][key])}"
             )
+    changes += [
+        f"{path} has changed since"
+        for path in before["files"].keys() & now["files"].keys()
+        if before["files"][path] != now["files"][path]
+    ]
     pairs = [(f"experiment '{now['base_expid']}'", before["base"], now["base"])]
     pairs += [
         (f"data set '{name}'", before["datasets"][name], now["datasets"][name])

@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, folder: Path, total: int, slots: int) -> None:
         self._folder, self._total, self._slots = folder, total, slots
-        self._done = 0
+        self._ended: set[str] = set()
         self._begun: dict[str, tuple[Trial, float, float]] = {}  # and the epoch it went on from
         self._seconds: list[float] = []
         self._live = _live_display()
@@ -42,7 +42,7 @@ class Progress:
 
     def skipped(self, trials: Sequence[Trial]) -> None:
         """Trials that ended before."""
-        self._done += len(trials)
+        self._ended |= {trial.expid for trial in trials}
 
     def noted(self, trial: Trial, record: Record) -> None:
         """A trial began or ended."""
@@ -50,13 +50,14 @@ class Progress:
             seen = evaluations(trial)
             epoch = seen[-1]["epoch"] if seen and record.attempts == 0 else 0.0
             self._begun[trial.expid] = (trial, time.monotonic(), epoch)
+            self._ended.discard(trial.expid)  # it is tried again
             return
         self._begun.pop(trial.expid, None)
-        self._done += 1
+        self._ended.add(trial.expid)
         self._seconds.append(record.seconds)
         if self._live is None:
             said = record.error[-1] if record.error else _metrics(trial, record)
-            place = f"{self._done}/{self._total}  {trial.expid}  {trial.text()}"
+            place = f"{len(self._ended)}/{self._total}  {trial.expid}  {trial.text()}"
             print(f"{place}  {record.status} on {record.device}: {said}", flush=True)
 
     def look(self) -> None:
@@ -67,7 +68,7 @@ class Progress:
     def _table(self) -> Any:
         from rich.table import Table
 
-        table = Table(title=f"{self._done} of {self._total} trials, {self._left()} left")
+        table = Table(title=f"{len(self._ended)} of {self._total} trials, {self._left()} left")
         for name in ("trial", "settings", "device", "epoch", "monitor", "time left"):
             table.add_column(name, overflow="fold")
         for trial, start, first in list(self._begun.values())[:ROWS]:
@@ -80,7 +81,7 @@ class Progress:
         if not self._seconds:
             return "?"
         mean = sum(self._seconds) / len(self._seconds)
-        return _duration(mean * (self._total - self._done) / self._slots)
+        return _duration(mean * (self._total - len(self._ended)) / self._slots)
 
 
 def _progress(trial: Trial, start: float, first: float) -> tuple[str, str, str]:
