@@ -7,10 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from model_zoo.core.commands.cli import run_command
-from model_zoo.core.commands.tuning.search import Options, report, search
+from model_zoo.core.commands.tuning.forks import processes
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if __name__ == "__main__" and not arguments.report:
+        processes()  # they import what trials need, while this one imports what it needs itself
+    from model_zoo.core.commands.tuning.search import Options, report, search
+
     if arguments.report:
         report(arguments.config)
         return

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -55,12 +56,29 @@ def overhead(epochs: int) -> None:
     begin = time.perf_counter()
     finish(start("overhead"))
     wall = time.perf_counter() - begin
-    seconds = [float(line["seconds"]) for line in trials("overhead")]
-    share = wall * SLOTS / sum(seconds) - 1
+    expids = [line["trial"] for line in trials("overhead")]
+    with ThreadPoolExecutor(SLOTS) as pool:
+        alone = list(pool.map(alone_seconds, expids))
+    inside = [float(line["seconds"]) for line in trials("overhead")]
     print(
-        f"overhead: {len(seconds)} trials of {sum(seconds) / len(seconds):.1f} s on {SLOTS} slots, "
-        f"{wall:.1f} s in all: {share:+.1%}"
+        f"overhead: {len(alone)} trials in {wall:.1f} s on {SLOTS} slots; as processes of "
+        f"run_expid.py they take {sum(alone) / len(alone):.1f} s each: "
+        f"{wall * SLOTS / sum(alone) - 1:+.1%}; without their imports, "
+        f"{sum(inside) / len(inside):.1f} s each: {wall * SLOTS / sum(inside) - 1:+.1%}"
     )
+
+
+def alone_seconds(expid: str) -> float:
+    """Seconds of one trial, run by itself."""
+    command = [sys.executable, str(ROOT / "run_expid.py"), "--config", "overhead"]
+    begin = time.perf_counter()
+    subprocess.run(
+        [*command, "--expid", expid],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    return time.perf_counter() - begin
 
 
 def killed(epochs: int) -> None:
@@ -105,7 +123,23 @@ def asha(epochs: int) -> None:
     )
 
 
-PARTS = {"overhead": overhead, "killed": killed, "asha": asha}
+def picture(epochs: int) -> None:
+    """``docs/tuning.webp``: the report of a small search, as Chromium shows it."""
+    from PIL import Image
+
+    space = {"learning_rate": [1.0e-3, 4.0e-3], "num_row": [1, 4], "seed": [1, 2]}
+    tuner_file("search", "QIN_test", {**space, "epochs": epochs, "early_stop_patience": 99})
+    finish(start("search"))
+    page = Path("search/report.html").resolve().as_uri()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    options += ["--virtual-time-budget=15000", "--window-size=1100,1560", "--screenshot=shown.png"]
+    subprocess.run(["chromium", *options, page], check=True, capture_output=True)
+    with Image.open("shown.png") as shown:
+        shown.save(ROOT / "docs" / "tuning.webp", quality=85)
+    print(f"{ROOT / 'docs' / 'tuning.webp'} written")
+
+
+PARTS = {"overhead": overhead, "killed": killed, "asha": asha, "picture": picture}
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -10,14 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
+from model_zoo.core.commands.tuning.forks import processes
 from model_zoo.core.commands.tuning.records import (
     Record,
     output_file,
@@ -29,8 +27,6 @@ from model_zoo.core.commands.tuning.worker import Order, work
 from model_zoo.core.errors import InputError, Interrupted
 from model_zoo.core.training.signals import noting_signals
 
-ROOT = Path(__file__).resolve().parents[4]
-SLOW_IMPORTS = ("torch._dynamo", "matplotlib.figure")  # which every training comes to need
 ERROR_LINES = 8
 SECONDS_BETWEEN_LOOKS = 0.5
 _LOGGED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ")
@@ -127,32 +123,11 @@ def run_local(
 
 def start(order: Order) -> tuple[BaseProcess, int]:
     """A process that trains, and where in its output file it begins to print."""
-    process = _context().Process(target=work, args=(order,), name=order.expid)
+    process = processes().Process(target=work, args=(order,), name=order.expid)
     output = output_file(order.folder, order.expid)
     size = output.stat().st_size if output.is_file() else 0
     process.start()
     return process, size
-
-
-def _context() -> BaseContext:
-    """Processes that begin with all imports done, where the platform has such.
-
-    The process that they are forked from is started here. It must find this project, not the
-    folder of the same name that FuxiCTR installs, before it is told where that is.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__, *SLOW_IMPORTS])
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    before = dict(os.environ)
-    os.environ.update(PYTHONPATH=path, PYTHONSAFEPATH="1")
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return context
 
 
 def begin(folder: Path, trial: Trial, gpu: int, threads: int | None) -> tuple[Order, Record]:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from model_zoo.core.commands.tuning.local import ROOT, threads_for_each
+from model_zoo.core.commands.tuning.forks import ROOT
+from model_zoo.core.commands.tuning.local import threads_for_each
 from model_zoo.core.errors import InputError
 
 SECONDS_TO_ANSWER = 5.0
