@@ -26,18 +26,16 @@ def test_a_search_with_a_trial_that_cannot_work_is_run_again_and_goes_on(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The model refuses a factor above 1; the others are ranked, and exit code 0 says so."""
-    tuner_file(tuner_space={"factor": [0.5, 2.0], "num_row": [1, 2], "batch_size": 100})
-    assert tune("--keep-best", "1") == 0
+    tuner_file(tuner_space={"factor": [0.5, 2.0], "batch_size": 100})
+    assert tune() == 0
     found = lines(Path("tune"))
-    assert [line["status"] for line in found] == ["finished", "finished", "failed", "failed"]
-    assert float(found[0]["valid AUC"]) >= float(found[1]["valid AUC"])
-    assert "factor must be in (0, 1], got 2.0" in found[2]["error"]
+    assert [line["status"] for line in found] == ["finished", "failed"]
+    assert "factor must be in (0, 1], got 2.0" in found[1]["error"]
     table = capsys.readouterr().out
-    assert re.search(rf"^1 +{found[0]['trial']} +0\.5 +{found[0]['num_row']} ", table, re.M)
-    assert re.search(r"^4 .*  2\.0 .* failed: error: .*factor must be in", table, re.M)
+    assert re.search(rf"^1 +{found[0]['trial']} +0\.5 ", table, re.M)
+    assert re.search(r"^2 .*  2\.0 .* failed: error: .*factor must be in", table, re.M)
 
-    # What lost has no weights any more; the winner is an experiment that both scripts accept.
-    assert [path.stem for path in CHECKPOINTS.glob("*.model")] == [found[0]["trial"]]
+    # The winner is an experiment that both scripts accept, and run again it is the same.
     (best,) = yaml.safe_load(Path("tune/best_model_config.yaml").read_text())
     assert best == found[0]["trial"]
     weights = torch.load(CHECKPOINTS / f"{best}.model")
@@ -46,18 +44,20 @@ def test_a_search_with_a_trial_that_cannot_work_is_run_again_and_goes_on(
     assert run_expid.main(["--config", "tune", "--expid", best]) == 0
     torch.testing.assert_close(torch.load(CHECKPOINTS / f"{best}.model"), weights, rtol=0, atol=0)
 
-    # Once more: nothing runs. With retries the failed ones do, and fail again.
+    # Once more: nothing runs.
     result = Path("tune.csv").read_text()
     assert tune() == 0
-    assert "4 done, 0 to go on with" in capsys.readouterr().out
+    assert "2 done, 0 to go on with" in capsys.readouterr().out
     assert lines(Path("tune")) == found
     assert Path("tune.csv").read_text() == result
-    # A further value runs alone.
-    tuner_file(tuner_space={"factor": [0.5, 2.0], "num_row": [1, 2, 3], "batch_size": 100})
-    assert tune("--retries", "1") == 0
-    assert "6 trials in tune: 2 done, 2 to go on with" in capsys.readouterr().out
-    attempts = sorted(int(line["failures"]) for line in lines(Path("tune")))
-    assert attempts == [0, 0, 0, 2, 2, 2]
+    # A further value runs, and with retries the failed one; what lost has no weights any more.
+    tuner_file(tuner_space={"factor": [0.5, 0.6, 2.0], "batch_size": 100})
+    assert tune("--retries", "1", "--keep-best", "1") == 0
+    assert "3 trials in tune: 1 done, 1 to go on with" in capsys.readouterr().out
+    found = lines(Path("tune"))
+    assert [line["failures"] for line in found] == ["0", "0", "2"]
+    assert [path.stem for path in CHECKPOINTS.glob("*.model")] == [found[0]["trial"]]
+    assert len(list(CHECKPOINTS.glob("*.history.csv"))) == 2
 
 
 def test_raw_data_sets_of_several_configurations(workspace: Path) -> None:
@@ -82,8 +82,8 @@ def test_raw_data_sets_of_several_configurations(workspace: Path) -> None:
     assert max(sizes)[1] < min(sizes)[1]  # fewer items are frequent
 
 
-def test_a_killed_trial_is_tried_again(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends itself by SIGKILL at its first attempt, as for want of memory."""
+def test_nothing_can_be_written(workspace: Path) -> None:
+    """Each attempt fails alike, and says why."""
     tuner_file(tuner_space={"num_row": [1], "batch_size": 100, "model_root": "gone"})
     Path("gone").write_text("a file where a folder is expected")
     assert tune("--retries", "1") == 2
