@@ -8,10 +8,12 @@ FETCH = ["pooch>=1.8"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", *FETCH]
 TENSORBOARD = ["tensorboard>=2.16"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.19"]
+TUNE = ["ray[tune]>=2.40", "optuna>=4", "plotly>=6", "rich>=13"]
 DEV = [
     *TEST,
     *TENSORBOARD,
     *EXPORT,
+    *TUNE,
     "import-linter>=2.1",
     "ruff>=0.6",
     "mypy>=1.11",
@@ -46,6 +48,7 @@ setup(
         "fetch": FETCH,
         "tensorboard": TENSORBOARD,
         "export": EXPORT,
+        "tune": TUNE,
         "test": TEST,
         "dev": DEV,
     },

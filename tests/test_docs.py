@@ -18,7 +18,7 @@ import model_zoo
 from model_zoo import get_model
 from model_zoo.core.commands.config import RunSpec, constructor_arguments, load_experiment
 from model_zoo.core.commands.experiment import run_experiment
-from model_zoo.core.commands.tuning import TUNER_KEYS
+from model_zoo.core.commands.tuning.tuner_file import TUNER_KEYS
 from model_zoo.core.data.spec import DatasetSpec
 from tests.conftest import ROOT
 

@@ -17,9 +17,8 @@ import run_expid
 import run_param_tuner
 from model_zoo.core.commands.experiment import run_experiment
 from model_zoo.core.commands.submission import write_zip
-from model_zoo.core.commands.tuning import MARKER, read_results
 from model_zoo.core.errors import InputError
-from tests.conftest import ROOT, edit_yaml
+from tests.conftest import ROOT
 
 ARGUMENTS = ["--config", "config", "--expid", "QIN_test"]
 
@@ -98,60 +97,6 @@ def test_the_demo_data_is_generated_on_first_use(tmp_path: Path) -> None:
         f"{name}.parquet" for name in ("train", "valid", "test", "item_info", "oracle")
     }
     assert (tmp_path / "my_config.csv").is_file()
-
-
-def test_grid_search(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def grid(config: dict) -> None:
-        config["tuner_space"] = {"learning_rate": [1e-3, 1e-2], "num_row": [1, 2], "epochs": 1}
-
-    edit_yaml(workspace / "config" / "QIN_tuner_config.yaml", grid)
-    code = run_param_tuner.main(["--config", "config/QIN_tuner_config.yaml", "--gpu", "-1", "-1"])
-    assert code == 0
-    results = read_results(Path("QIN_tuner_config.csv"))
-    assert len(results) == 4
-    table = [line for line in capsys.readouterr().out.splitlines() if "AUC" in line]
-    ranked = [re.search(r"(QIN_test_\S+)", line)[1] for line in table]
-    assert ranked == sorted(results, key=lambda expid: -results[expid]["AUC"])
-    assert "learning_rate=0.01, num_row=2" in "\n".join(table)
-    folder = workspace / "config" / "QIN_tuner_config"
-    written = {"dataset_config.yaml", "model_config.yaml", MARKER}
-    assert {p.name for p in folder.iterdir()} == written
-
-
-def test_a_failed_trial_is_ranked_last_and_reported(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def grid(config: dict) -> None:
-        config["tuner_space"] = {"factor": [0.5, 2.0]}  # the model refuses a factor above 1
-
-    edit_yaml(workspace / "config" / "QIN_tuner_config.yaml", grid)
-    assert run_param_tuner.main(["--config", "config/QIN_tuner_config.yaml"]) == 2
-    output = capsys.readouterr()
-    assert re.search(r"1  QIN_test_001\S+  factor=0\.5  AUC", output.out)
-    assert re.search(
-        r"2  QIN_test_002\S+  factor=2\.0  failed: error: .*factor must be", output.out
-    )
-    assert "error: 1 of 2 trials failed" in output.err
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"tuner_space": {"learning_rte": [1]}}, "learning_rte is not set in QIN_test"),
-        ({"tuner_space": {"num_row": []}}, "num_row: no values"),
-        ({"tuner_space": {}}, "tuner_space: expected a mapping"),
-        ({"tuner_spaces": {"num_row": [1]}}, "unknown key (did you mean 'tuner_space'?)"),
-        ({"base_expid": "QIN_tets"}, "experiment 'QIN_tets' is not in"),
-        ({"tuner_space": {"num_row": [1, "2"]}}, "num_row: Input should be a valid integer"),
-    ],
-)
-def test_mistakes_in_the_tuner_file(
-    workspace: Path, capsys: pytest.CaptureFixture[str], change: dict, expected: str
-) -> None:
-    edit_yaml(workspace / "config" / "QIN_tuner_config.yaml", lambda config: config.update(change))
-    assert run_param_tuner.main(["--config", "config/QIN_tuner_config.yaml"]) == 2
-    assert expected in capsys.readouterr().err
-    assert not files(workspace)
 
 
 @pytest.mark.parametrize("main", [run_expid.main, prediction.main])

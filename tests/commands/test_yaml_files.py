@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,6 @@ import yaml
 
 import run_param_tuner
 from model_zoo.core.commands.config import load_dataset, load_experiment
-from model_zoo.core.commands.tuning import read_results
 from model_zoo.core.commands.yaml_files import (
     parse_overrides,
     read_dataset,
@@ -250,13 +251,9 @@ def test_a_tuner_file_of_any_name(workspace: Path, capsys: pytest.CaptureFixture
         encoding="utf-8",
     )
     assert run_param_tuner.main(["--config", str(tuner)]) == 0, capsys.readouterr().err
-    (expid,) = read_results(Path("tune [1].csv"))
-    assert expid.startswith("101_001_")
-    assert {path.name for path in Path("tune [1]").iterdir()} == {
-        ".made_by_tuner",
-        "dataset_config.yaml",
-        "model_config.yaml",
-    }
+    (line,) = csv.DictReader(Path("tune [1]/trials.csv").read_text().splitlines())
+    assert re.fullmatch("101_[0-9a-f]{12}", line["trial"])
+    assert (line["status"], line["num_row"], line["epochs"]) == ("finished", "1", "1.0")
 
 
 def test_a_tuner_file_without_a_suffix(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

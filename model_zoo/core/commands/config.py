@@ -120,7 +120,21 @@ def load_experiment(
     dataset_params = read_dataset(config_dir, dataset_id)
     dataset_params |= {key: value for key, value in changes.items() if key in dataset_keys}
 
-    known = {*RunSpec.model_fields, *dataset_keys}
+    return check_experiment(model_params, dataset_params)
+
+
+def check_experiment(model_params: dict[str, Any], dataset_params: dict[str, Any]) -> Experiment:
+    """Check every key and value of an experiment and its data set.
+
+    Args:
+        model_params: Settings of the experiment, with ``model_id``.
+        dataset_params: Settings of the data set, with ``dataset_id``.
+
+    Raises:
+        InputError: With every mistake found.
+    """
+    expid, dataset_id = model_params["model_id"], dataset_params["dataset_id"]
+    known = {*RunSpec.model_fields, *DatasetSpec.model_fields}
     try:
         model_class = get_model(str(model_params.get("model")))
     except ValueError as error:

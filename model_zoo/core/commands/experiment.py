@@ -89,6 +89,18 @@ def run_experiment(
         Interrupted: If a signal ended the training; its state is saved.
     """
     experiment = load_experiment(config_dir, expid, overrides)
+    return run_loaded(config_dir, experiment, gpu, resume=resume, calibrate=calibrate)
+
+
+def run_loaded(
+    config_dir: str | Path,
+    experiment: Experiment,
+    gpu: int,
+    *,
+    resume: bool,
+    calibrate: Kind | None = None,
+) -> dict[str, Mapping[str, float]]:
+    """:func:`run_experiment` of settings that are read already."""
     if calibrate is not None:
         require_folding(experiment, "--calibrate")
     with joined(gpu) as device:

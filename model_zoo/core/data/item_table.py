@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from model_zoo.core.data.shared import shared
 from model_zoo.core.data.spec import FeatureSpec
 
 
@@ -83,14 +84,19 @@ def load_item_table(
         features: The features to read.
         rescale: Whether columns of vectors are rescaled.
     """
-    # As a file: pq.read_table would make columns of what a folder's name says.
-    with pq.ParquetFile(path) as file:
-        table = file.read(columns=[feature.name for feature in features])
-    return ItemTable(
-        {
+
+    def read() -> dict[str, Tensor]:
+        # As a file: pq.read_table would make columns of what a folder's name says.
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=[feature.name for feature in features])
+        return {
             feature.name: to_tensor(table.column(feature.name).combine_chunks(), feature)
             for feature in features
-        },
+        }
+
+    settings = {"features": [feature.model_dump(mode="json") for feature in features]}
+    return ItemTable(
+        shared([path], settings, read),
         rescaled=[f.name for f in features if rescale and f.type == "embedding"],
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model_zoo.core.data.block import Block, concatenate, read_block
 from model_zoo.core.data.parquet import parquet_files
+from model_zoo.core.data.shared import shared
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 
@@ -188,7 +189,7 @@ class InMemoryLoader(HistoryLoader):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._rows = concatenate(list(self._read(self._row_groups())))
+        self._rows = self._all_rows()
         on_device = self._data_on_device
         if on_device == "auto":
             on_device = self._device.type == "cuda" and (
@@ -197,6 +198,28 @@ class InMemoryLoader(HistoryLoader):
         if on_device:
             self._rows = self._rows.to(self._device)
             self._pin = False
+
+    def _all_rows(self) -> Block:
+        """Every row, of which the processes of one search have one copy."""
+        history = self._dataset.history_col
+
+        def read() -> dict[str, Tensor]:
+            block = concatenate(list(self._read(self._row_groups())))
+            return {
+                **{f"column {name}": column for name, column in block.columns.items()},
+                **{"items": block.items, "lengths": block.lengths},
+            }
+
+        settings = {
+            "dataset": self._dataset.model_dump(mode="json"),
+            "max_len": self._max_len,
+            "wanted": sorted(map(str, self._wanted)),
+            "items": self._num_items,
+        }
+        tensors = shared(self.files, settings, read)
+        items, lengths = tensors.pop("items"), tensors.pop("lengths")
+        columns = {name.removeprefix("column "): tensor for name, tensor in tensors.items()}
+        return Block(columns, items, lengths, history)
 
     def _batches(self, generator: torch.Generator) -> Iterator[tuple[int, Block]]:
         order = torch.randperm(self.num_samples, generator=generator) if self.shuffle else None
