@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model_zoo.core.fold import completed, fold_feature, item_feature_names, require_table_dtype
 from model_zoo.QINPlus.folded import FoldedQINPlus
@@ -32,8 +32,8 @@ def fold(
     """
     require_table_dtype(dtype)
     attention, dim, context = model.attention, model.item_dim, model.row_dim
-    first, *others = (layer for layer in model.network.mlp if isinstance(layer, nn.Linear))
-    to_row, to_target, to_crossed = first.weight.double().tensor_split([context, context + dim], 1)
+    (first, first_bias), *others = _linear_maps(model.network.mlp)
+    to_row, to_target, to_crossed = first.tensor_split([context, context + dim], 1)
     if not model.product:
         to_crossed = torch.cat([to_crossed, torch.zeros_like(to_crossed)], dim=1)
     places = attention.of_place
@@ -42,15 +42,15 @@ def fold(
         "target_bias": attention.of_target.bias,
         "history_map": attention.of_history.weight,
         "first_map": to_target,
-        "first_bias": first.bias,
+        "first_bias": first_bias,
         "product_map": attention.of_product.weight,
         "places": torch.zeros_like(attention.weight.weight) if places is None else places,
         "gate_weight": attention.weight.weight,
         "gate_bias": attention.weight.bias,
         "crossed_map": to_crossed,
     }
-    for i, layer in enumerate(others):
-        tensors |= {f"weight_{i}": layer.weight, f"bias_{i}": layer.bias}
+    for i, (weight, bias) in enumerate(others):
+        tensors |= {f"weight_{i}": weight, f"bias_{i}": bias}
     row_features, start = [], 0
     for name in model.row_features:
         feature = fold_feature(model, name)
@@ -72,3 +72,20 @@ def fold(
     precise = ["target_map", "target_bias", "history_map", f"bias_{len(others) - 1}"]
     precise += ["first_map", "first_bias"] if tabulate_first_layer else []
     return completed(folded, model, dtype, precise=precise)
+
+
+def _linear_maps(layers: nn.Sequential) -> list[tuple[Tensor, Tensor]]:
+    """Weight (H_i+1, H_i) and bias of each linear layer and the batch normalisation after it."""
+    maps: list[tuple[Tensor, Tensor]] = []
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            maps.append((layer.weight.double(), layer.bias.double()))
+        elif isinstance(layer, nn.BatchNorm1d):
+            weight, bias = maps.pop()
+            assert layer.running_mean is not None and layer.running_var is not None
+            scale = layer.weight.double() / torch.sqrt(layer.running_var.double() + layer.eps)
+            shifted = (bias - layer.running_mean.double()) * scale + layer.bias.double()
+            maps.append((weight * scale.unsqueeze(1), shifted))
+        elif not isinstance(layer, (nn.ReLU, nn.Dropout)):
+            raise ValueError(f"cannot fold a layer of type {type(layer).__name__}")
+    return maps

@@ -41,6 +41,7 @@ class QINPlus(ItemHistoryModel):
         product: Whether the network sees ``t * o``.
         hidden_units: Widths of the MLP.
         net_dropout: Dropout in the MLP.
+        batch_norm: Batch normalisation after each linear layer of the MLP.
         max_len: Most recent history items a row keeps.
         **kwargs: Those of :class:`ItemHistoryModel`, of the training and of FuxiCTR.
 
@@ -66,6 +67,7 @@ class QINPlus(ItemHistoryModel):
         product: bool = True,
         hidden_units: Widths = (256, 128),
         net_dropout: Dropout = 0.3,
+        batch_norm: bool = False,
         max_len: int = 64,
         **kwargs: Any,
     ) -> None:
@@ -91,6 +93,7 @@ class QINPlus(ItemHistoryModel):
             hidden_units=list(hidden_units),
             hidden_activations="ReLU",
             dropout_rates=net_dropout,
+            batch_norm=batch_norm,
         )
         self.make_ready(kwargs["optimizer"], kwargs["loss"], learning_rate)
 

@@ -40,6 +40,7 @@ SWITCHES = {
     "order": st.booleans(),
     "sparse": st.booleans(),
     "product": st.booleans(),
+    "batch_norm": st.booleans(),
     "length_power": st.sampled_from([0.0, 0.5, 1.0]),
     "max_len": st.integers(1, 8),
     "gate_units": st.integers(1, 6),
@@ -105,7 +106,9 @@ def test_the_folded_model_is_the_model(
 @pytest.mark.parametrize("product", [True, False])
 def test_the_folded_model_is_the_formula(tmp_path: Path, product: bool) -> None:
     features = {name: FEATURES[name] for name in PAPER}
-    model = make_model(tmp_path, features, model="QIN+", product=product, rescaled=["text"])
+    model = make_model(
+        tmp_path, features, model="QIN+", product=product, batch_norm=product, rescaled=["text"]
+    ).eval()
     folded = fold(model)
     columns, batch = model.item_table(None), make_batch(40)
     expected = oracles.qin_plus_logit(model.double(), columns, batch).squeeze(1).sigmoid()

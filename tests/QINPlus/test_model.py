@@ -21,6 +21,7 @@ from tests import oracles
 from tests.conftest import ROOT
 from tests.QIN import test_model
 from tests.QIN.test_model import ITEM_FEATURES, ITEMS, packed, padded_batch, prepare_training
+from tests.serving.made import trained_norms
 
 PADDING_ROWS = (ITEMS, 7, 5, 4, 3)  # sizes of the tables; row 0 of each is padding
 
@@ -45,6 +46,7 @@ def logits(model: QINPlus, batch: dict[str, Tensor]) -> Tensor:
         {"sparse": False, "length_power": 0.0},
         {"product": False, "length_power": 1.0},
         {"max_len": 2, "hidden_units": [6]},
+        {"batch_norm": True},
     ],
 )
 @pytest.mark.parametrize("whole", [0.0, 100.0])
@@ -53,7 +55,8 @@ def test_equals_the_formulas_with_every_kind_of_feature(
 ) -> None:
     """Whether the catalogue is encoded whole or the batch's distinct items are."""
     monkeypatch.setitem(WHOLE_TABLE, False, whole)
-    model = build(tmp_path, **settings).double()
+    model = build(tmp_path, **settings).double().eval()
+    trained_norms(model.network)
     batch = padded_batch()
     columns = {n: model.item_table(torch.arange(ITEMS))[n] for n in ITEM_FEATURES}
     expected = oracles.qin_plus_logit(model, columns, batch)

@@ -71,7 +71,18 @@ def _trained_plus(model: QINPlus) -> nn.Linear:
             if name.endswith("bias") or name == "of_place":
                 nn.init.normal_(parameter, std=0.5)
     nn.init.normal_(model.attention.weight.weight)
+    trained_norms(model.network)
     return [layer for layer in model.network.mlp if isinstance(layer, nn.Linear)][-1]
+
+
+def trained_norms(network: nn.Module) -> None:
+    """Gives batch normalisation statistics and weights that are not those of its start."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            for tensor in (layer.running_mean, layer.bias):
+                nn.init.normal_(tensor)
+            for tensor in (layer.running_var, layer.weight):
+                nn.init.uniform_(tensor, 0.5, 2.0)
 
 
 def make_batch(rows: int, slots: int = 6, *, empty: bool = False) -> dict[str, Tensor]:
