@@ -106,7 +106,7 @@ def test_the_demo_data_is_generated_on_first_use(tmp_path: Path) -> None:
         (["--expid", "QIN_tset"], "'QIN_tset' is not in config (did you mean 'QIN_test'?)"),
         (["--set", "epoch=1"], "epoch: unknown key (did you mean 'epochs'?)"),
         (["--set", "test_data=gone.parquet"], "gone.parquet: no such file"),
-        (["--set", "factor=2."], "factor must be in (0, 1], got 2.0"),
+        (["--set", "factor=2."], "factor: Input should be less than or equal to 1, found 2.0"),
         (["--set", "net_dropout=1."], "dropout must be in [0, 1), got 1.0"),
         (["--config", "nowhere"], "nowhere: no model_config.yaml"),
     ],

@@ -119,7 +119,7 @@ def problems(expid: str, *overrides: str) -> str:
         ("DIN", "dnn_hidden_units=[0]", "greater than or equal to 1, found 0"),
         ("DIN", "batch_norm=1", "batch_norm: Input should be a valid boolean, found 1"),
         ("DIN", "net_dropout=high", "net_dropout: Input should be a valid number, found 'high'"),
-        ("DIN", "attention_dropout=1.5", "less than or equal to 1, found 1.5"),
+        ("DIN", "attention_dropout=1.5", "dropout must be in [0, 1), got 1.5"),
         ("DIN", "learning_rate=1e-3", "(YAML reads 1e-3 as text; write 0.001)"),
         ("DIN", "dnn_activations=Linear", "unknown activation 'Linear'; known: ReLU"),
         ("DIN", "dnn_activations=__import__('os')", "unknown activation"),

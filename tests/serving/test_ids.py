@@ -47,7 +47,7 @@ def trained(raw: object) -> tuple[Experiment, QIN, FoldedFile]:  # noqa: F811
     vectors = [[0.5 * i, 1.0 - i] for i in range(len(ITEMS))]
     items = pl.DataFrame({"item": ITEMS, "tags": tags, "vector": vectors})
     items.write_parquet("raw/item_info.parquet")
-    clicked = [["new 1", None], ["", "bread"], [*ITEMS, *ITEMS], []]
+    clicked = [["new 1"], ["bread"], [*ITEMS, *ITEMS], []]
     pl.DataFrame(ROWS | {"clicked": clicked}).write_parquet("raw/valid.parquet")
     run_experiment("config", "QIN_test", overrides=SETTINGS)
     experiment, _ = prepare_dataset(load_experiment("config", "QIN_test", SETTINGS))

@@ -44,5 +44,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     with open_text(path) as file:
         text = file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     # Not splitlines: an id may hold what Unicode calls a line's end.
-    lines: list[str] = text.rstrip(" \n").split("\n")
-    return lines if text.strip() else []
+    lines: list[str] = text.split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines

@@ -25,15 +25,15 @@ def tune(*options: str) -> int:
 def test_a_search_with_a_trial_that_cannot_work_is_run_again_and_goes_on(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model refuses a factor above 1; the others are ranked, and exit code 0 says so."""
-    tuner_file(tuner_space={"factor": [0.5, 2.0], "batch_size": 100})
+    """A rate of 1e30 ends in NaN; the others are ranked, and exit code 0 says so."""
+    tuner_file(tuner_space={"learning_rate": [2e-3, 1e30], "batch_size": 100})
     assert tune() == 0
     found = lines(Path("tune"))
     assert [line["status"] for line in found] == ["finished", "failed"]
-    assert "factor must be in (0, 1], got 2.0" in found[1]["error"]
+    assert "not finite" in found[1]["error"]
     table = capsys.readouterr().out
-    assert re.search(rf"^1 +{found[0]['trial']} +0\.5 ", table, re.M)
-    assert re.search(r"^2 .*  2\.0 .* failed: error: .*factor must be in", table, re.M)
+    assert re.search(rf"^1 +{found[0]['trial']} +0\.002 ", table, re.M)
+    assert re.search(r"^2 .*  1e\+30 .* failed: error: .*not finite", table, re.M)
 
     # The winner is an experiment that both scripts accept, and run again it is the same.
     (best,) = yaml.safe_load(Path("tune/best_model_config.yaml").read_text())
@@ -51,7 +51,7 @@ def test_a_search_with_a_trial_that_cannot_work_is_run_again_and_goes_on(
     assert lines(Path("tune")) == found
     assert Path("tune.csv").read_text() == result
     # A further value runs, and with retries the failed one; what lost has no weights any more.
-    tuner_file(tuner_space={"factor": [0.5, 0.6, 2.0], "batch_size": 100})
+    tuner_file(tuner_space={"learning_rate": [2e-3, 3e-3, 1e30], "batch_size": 100})
     assert tune("--retries", "1", "--keep-best", "1") == 0
     assert "3 trials in tune: 1 done, 1 to go on with" in capsys.readouterr().out
     found = lines(Path("tune"))
