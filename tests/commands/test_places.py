@@ -11,8 +11,9 @@ import prediction
 import run_expid
 import run_param_tuner
 from model_zoo.core import files
-from model_zoo.core.commands import deployment, experiment, prepare, serving, submission, tuning
+from model_zoo.core.commands import deployment, experiment, prepare, serving, submission
 from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.commands.tuning import search
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_writable, write_aside
 from model_zoo.core.paths import expanded
@@ -29,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data is neither checked nor encoded, nothing is trained."""
-    for module in (experiment, submission, deployment, tuning):
+    for module in (experiment, submission, deployment, search):
         monkeypatch.setattr(module, "prepare_dataset", lambda *a, **k: pytest.fail("work began"))
 
 

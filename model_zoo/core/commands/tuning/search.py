@@ -89,15 +89,15 @@ def search(config_file: str | Path, options: Options) -> list[Place]:
         raise InputError(
             f"--prune: a trial of {space.epochs[0]:g} epoch ends before it could be stopped"
         )
+    samples = trials if options.sampler != "tpe" else space.of_data()
+    for trial in samples:
+        require_training_places(config_folder(space), trial.experiment)
+        rehearse(trial.experiment, build_feature_map)
     cluster = Cluster(options.ray, options.gpus, options.trial_cpus, options.trial_gpus)
     with connected(cluster) if options.on_ray else nullcontext(len(options.gpus)) as slots:
         folder = claim(space)
         with held(folder / ".lock", f"the search in {folder}"):
             write_configs(folder, trials)
-            samples = trials if options.sampler != "tpe" else space.of_data()
-            for trial in samples:
-                require_training_places(folder, trial.experiment)
-                rehearse(trial.experiment, build_feature_map)
             for experiment in {_data(trial): trial.experiment for trial in samples}.values():
                 prepare_dataset(experiment)  # here, rather than by several trials at once
             try:
