@@ -231,6 +231,7 @@ def test_parameters_of_the_shipped_experiment(
         gate += places * units
     widths = [row + parts * item, *params["hidden_units"], 1]
     network = sum((a + 1) * b for a, b in pairwise(widths))
+    network += 2 * sum(params["hidden_units"])  # batch normalisation
     tables = (19_221 + 2_238 + 11 + 11 + 128) * d
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == tables + gate + network
 

@@ -1,0 +1,1 @@
+"""Random mutations of sound inputs: every command answers rightly or refuses with a message."""
