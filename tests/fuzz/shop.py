@@ -86,7 +86,9 @@ def write_shop(folder: Path) -> None:
         frame = pl.DataFrame(
             {
                 "item": random.choice(ITEMS, count),
-                "clicked": [random.choice(ITEMS, random.integers(6)).tolist() for _ in range(count)],
+                "clicked": [
+                    random.choice(ITEMS, random.integers(6)).tolist() for _ in range(count)
+                ],
                 "hour": random.integers(0, 6, count),
                 "city": random.choice(CITIES, count),
                 "label": [float(row % 2) for row in range(count)],

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.csv_rows import csv_header, csv_texts, require_once
 from model_zoo.core.data.parquet import element_type, scan_file
+from model_zoo.core.data.readable import readable
 from model_zoo.core.data.text_files import DELIMITERS, table_suffix
 from model_zoo.core.errors import InputError, first_line
 
@@ -93,7 +94,7 @@ class KeptColumns:
                 # An empty cell is written as it is read, not as two quotes.
                 yield piece.with_columns(pl.all().replace("", None)) if self.to_csv else piece
             return
-        with pq.ParquetFile(self.source) as file:
+        with readable(self.source), pq.ParquetFile(self.source) as file:
             for batch in file.iter_batches(columns=self.names):
                 piece = pl.DataFrame(pa.Table.from_batches([batch])).select(self.names)
                 yield piece.with_columns(_as_lists(piece)) if self.to_csv else piece

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.data.item_table import id_type, to_tensor, without_dictionary
+from model_zoo.core.data.readable import readable
 from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
 
 ROWS_PER_READ = 16_384
@@ -132,7 +133,7 @@ def read_block(
     """
     ids = torch.from_numpy(np.empty(0, id_type(num_items))).dtype
     context = [feature.name for feature in dataset.features(of_items=False)]
-    with pq.ParquetFile(file, pre_buffer=False) as source:
+    with readable(file), pq.ParquetFile(file, pre_buffer=False) as source:
         # Meta columns serve only a group metric; test rows may have no label.
         extra = sorted(wanted & set(source.schema_arrow.names))
         names = list(dict.fromkeys([dataset.item_col, *context, *extra]))

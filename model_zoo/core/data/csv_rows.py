@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers
 from model_zoo.core.data.list_columns import expected_list
 from model_zoo.core.data.spec import DatasetSpec
-from model_zoo.core.data.text_files import DELIMITERS, open_text, table_suffix
+from model_zoo.core.data.text_files import DELIMITERS, open_text, require_utf8, table_suffix
 from model_zoo.core.errors import InputError, first_line
 
 _BLOCK = 8 << 20  # bytes read at a time; a line is shorter
@@ -84,6 +84,7 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
 
 def csv_header(source: Path) -> list[str]:
     """The names of a csv file's columns, also those that appear twice."""
+    require_utf8(source)
     with pc.open_csv(open_text(source), _reading(), _parsing(source, lambda row: "skip")) as reader:
         names: list[str] = reader.schema.names
     return names

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from model_zoo.core.data.readable import readable
 from model_zoo.core.data.shared import shared
 from model_zoo.core.data.spec import FeatureSpec
 
@@ -87,7 +88,7 @@ def load_item_table(
 
     def read() -> dict[str, Tensor]:
         # As a file: pq.read_table would make columns of what a folder's name says.
-        with pq.ParquetFile(path) as file:
+        with readable(path), pq.ParquetFile(path) as file:
             table = file.read(columns=[feature.name for feature in features])
         return {
             feature.name: to_tensor(table.column(feature.name).combine_chunks(), feature)

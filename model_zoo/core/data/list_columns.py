@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_zoo.core.data.cell_text import read_lists
+from model_zoo.core.data.readable import readable
 
 # A number of so many digits is an id: a float would not keep it.
 _LONG = r"(?:^|[^0-9.])[0-9]{19,}"
@@ -69,7 +70,7 @@ def text_list_problems(path: str, columns: Mapping[str, tuple[str, str]]) -> lis
     """
     found: dict[str, tuple[int, str, str, int]] = {}  # column -> first row, cell, problem, count
     start = 0
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_ROWS_PER_PIECE, columns=list(columns)):
             texts = pl.DataFrame(pa.Table.from_batches([batch]))
             for name, (dtype, separator) in columns.items():

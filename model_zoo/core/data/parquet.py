@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_zoo.core.data.cell_text import TYPES, read_lists
+from model_zoo.core.data.readable import readable
 from model_zoo.core.data.spec import FeatureSpec
 from model_zoo.core.errors import InputError
 
@@ -84,8 +85,11 @@ def plain_pieces(
         path: The file.
         features: Columns that are given in plain, wide types.
         others: Columns that are given as they are, if they are there.
+
+    Raises:
+        InputError: If the file is damaged.
     """
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         there = [name for name in others if name in schema.names]
         names = list(dict.fromkeys([*(f.name for f in features), *there]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from pathlib import Path
 
 import pyarrow as pa
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+_PIECE = 1 << 20  # bytes
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -32,6 +34,30 @@ def open_text(path: str | os.PathLike[str]) -> pa.NativeFile:
             damaged.
     """
     return pa.input_stream(os.fspath(path), COMPRESSIONS.get(Path(path).suffix.lower()))
+
+
+def require_utf8(path: str | os.PathLike[str]) -> None:
+    """Read a text once; pyarrow does not say where a byte is none of UTF-8.
+
+    Raises:
+        OSError: As :func:`open_text`.
+        UnicodeError: Names the line, from 1.
+    """
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with open_text(path) as file:
+        while True:
+            piece = file.read(_PIECE)
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                byte = error.object[error.start]
+                raise UnicodeError(
+                    f"'utf-8' codec can't decode byte 0x{byte:02x} in line {line}: {error.reason}"
+                ) from None
+            if not piece:
+                return
+            line += piece.count(b"\n")
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:

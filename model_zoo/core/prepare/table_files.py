@@ -19,7 +19,12 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from model_zoo.core.data.parquet import scan_file
-from model_zoo.core.data.text_files import COMPRESSIONS, open_text, table_suffix
+from model_zoo.core.data.text_files import (
+    COMPRESSIONS,
+    open_text,
+    require_utf8,
+    table_suffix,
+)
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.file_errors import unreadable
 from model_zoo.core.prepare.tables import Table, row_text
@@ -80,6 +85,7 @@ def _column_names(path: str, form: str) -> list[str]:
         return scan_file(path).collect_schema().names()
     if form == "pairs":
         return list(PAIRS)
+    require_utf8(path)
     parse = pc.ParseOptions(
         delimiter=_SEPARATORS[form], newlines_in_values=True, invalid_row_handler=lambda row: "skip"
     )

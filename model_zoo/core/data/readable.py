@@ -1,0 +1,25 @@
+"""Errors of a file that cannot be read, as the user's message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from model_zoo.core.errors import InputError, first_line
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """What goes wrong inside is the parquet file's fault.
+
+    Raises:
+        InputError: In place of an error of pyarrow, polars or the system; names the file.
+    """
+    try:
+        yield
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path}: not a readable parquet file: {first_line(error)}") from None
