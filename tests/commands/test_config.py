@@ -66,6 +66,7 @@ def test_the_paper_is_shipped_as_published() -> None:
         ("num_workers=3", "num_workers: unknown key"),
         ("learning_rate=1e-3", "'1e-3' (YAML reads 1e-3 as text; write 0.001)"),
         ("embedding_regularizer=1e-4", "'1e-4' (YAML reads 1e-4 as text; write 0.0001)"),
+        ("embedding_regularizer=1e-6", "'1e-6' (YAML reads 1e-6 as text; write 1.0e-06)"),
         ("embedding_regularizer=l3(x)", "embedding_regularizer"),
         ("batch_size='64'", "batch_size: Input should be a valid integer, found '64'"),
         ("batch_norm=1", "batch_norm: Input should be a valid boolean, found 1"),

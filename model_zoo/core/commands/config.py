@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+import yaml
 
 from model_zoo import get_model
 from model_zoo.core.commands.setting_rules import cross_check
@@ -265,4 +266,5 @@ def _number_hint(value: Any) -> str:
         return ""
     if not math.isfinite(number):
         return ""
-    return f" (YAML reads {value} as text; write {number!r})"
+    # Of 1e-05 YAML makes a text again.
+    return f" (YAML reads {value} as text; write {yaml.safe_dump(number).split()[0]})"
