@@ -338,3 +338,36 @@ def test_missing_numbers_are_padding(raw: DatasetSpec) -> None:
 def test_encoding_does_not_start_ray(raw: DatasetSpec) -> None:
     encode_dataset(raw)
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "values", "message"),
+    [
+        (
+            "valid",
+            "item",
+            ["", "bread", "bread", "bread"],
+            "column 'item', row 0: found , expected an id",
+        ),
+        (
+            "item_info",
+            "item",
+            [*ITEMS[:3], "", "x"],
+            "column 'item', row 3: found , expected an id",
+        ),
+    ],
+)
+def test_an_empty_id_is_refused(
+    raw: DatasetSpec, file: str, column: str, values: list[str], message: str
+) -> None:
+    path = Path("raw") / f"{file}.parquet"
+    pl.read_parquet(path).with_columns(pl.Series(column, values)).write_parquet(path)
+    with pytest.raises(InputError, match=message):
+        check_dataset(raw)
+
+
+def test_an_item_info_without_rows_is_refused(raw: DatasetSpec) -> None:
+    path = Path("raw/item_info.parquet")
+    pl.read_parquet(path).head(0).write_parquet(path)
+    with pytest.raises(InputError, match=r"item_info\.parquet: no rows; expected an item in each"):
+        check_dataset(raw)

@@ -121,6 +121,7 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
         rules += null_rules(key)
         if dataset.rebuild_dataset:
             rules.append(Rule(key, pl.col(key).is_duplicated(), pl.col(key), "each item once"))
+            rules += _empty_rules(expected[0])
         else:
             row = "the row number: row k is item k"
             rules.append(Rule(key, pl.col(key) != pl.col(ROW), pl.col(key), row))
@@ -132,6 +133,8 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
     counts, found = apply_rules(path, scan, rules)
     problems += found
     rows = int(counts.get("rows", 0))
+    if counts and not rows:
+        problems.append(f"{path}: no rows; expected an item in each")
     vocab_size = dataset.column(key).vocab_size
     if counts and vocab_size is not None and rows != vocab_size:
         problems.append(
@@ -192,6 +195,8 @@ def _check_file(
         rules += null_rules(target.name)
         if not dataset.rebuild_dataset:
             rules.append(range_rule(target.name, pl.col(target.name), 1, num_items - 1, AN_ITEM))
+        else:
+            rules += _empty_rules(target)
     if type_fits(history, schema[history.name]):
         if not dataset.rebuild_dataset:
             rules += id_list_rules(history.name, history.max_len, num_items, AN_ITEM)
@@ -234,6 +239,13 @@ def _check_file(
 def is_label_type(dtype: pl.DataType) -> bool:
     """Whether a column of this type may hold labels."""
     return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
+
+
+def _empty_rules(ids: FeatureSpec) -> list[Rule]:
+    """Raw ids that are text are not empty."""
+    if ids.dtype != "str":
+        return []
+    return [Rule(ids.name, pl.col(ids.name) == "", pl.col(ids.name), "an id")]
 
 
 def _raw_history_rules(path: str, history: FeatureSpec) -> list[Rule]:
