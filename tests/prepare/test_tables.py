@@ -79,7 +79,7 @@ FIRST = "(the first is 0)"
         ),
         (
             lines(*ROWS).encode() + b"\xe0,i1,3\n",
-            "log.csv: not a readable csv file: In CSV column #0",
+            "log.csv: not a readable csv file: 'utf-8' codec can't decode byte 0xe0 in line 14",
         ),
         (
             with_row("u1,i1,7,9"),
