@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model_zoo.core.commands.config import Experiment
-from model_zoo.core.data.encode import STATE
+from model_zoo.core.data.encoding_state import STATE
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import make_folder, require_writable

@@ -8,8 +8,6 @@ In encoded files the target is the column ``item_row`` and the history holds suc
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from model_zoo.core.data.encoding_state import (
+    STATE,
+    content_of,
+    differences,
+    place_of,
+    read_state,
+    write_state,
+)
 from model_zoo.core.data.numbers import NumberEncoder, Numbers, fit_numbers
 from model_zoo.core.data.parquet import (
     parquet_files,
@@ -39,7 +45,6 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
 
 ITEM_ROW = "item_row"
-STATE = "encoding.json"
 Encoders = dict[str, Callable[[pl.Series], pl.Series]]
 
 
@@ -76,8 +81,8 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
                 "keep it in another folder"
             )
     state_file = folder / STATE
-    state = _read_state(state_file)
-    prints = {name: _fingerprint(source, state, name) for name, source in sources.items()}
+    state = read_state(state_file)
+    prints = {name: content_of(source, state, name) for name, source in sources.items()}
     if state is None:
         state = {"configuration": _configuration(dataset), "files": {}}
         state["vocabulary"] = fit_vocabularies(dataset)
@@ -85,7 +90,7 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
         _refuse_changes(dataset, state, prints, folder)
     if "numbers" not in state and not missing_files(dataset, [dataset.train_data]):
         state["numbers"] = fit_numbers(dataset)  # also where an earlier version encoded
-        _write_state(state_file, state)
+        write_state(state_file, state)
     done = state["files"]
     # Rows of item_info are the ids in the splits: if they change, so do all files.
     all_stale = done.get("item_info", {}).get("sha256") != prints["item_info"]["sha256"]
@@ -99,10 +104,10 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
     if stale:
         # Until the state names them, the files being written do not count as encoded.
         state["files"] = {name: done[name] for name in done if name not in stale}
-        _write_state(state_file, state)
+        write_state(state_file, state)
         _transform(dataset, state, sources, targets, stale, progress=progress)
         state["files"] = prints
-        _write_state(state_file, state)
+        write_state(state_file, state)
     return _encoded_spec(dataset, state["vocabulary"], targets)
 
 
@@ -128,7 +133,7 @@ def read_numbers(dataset: DatasetSpec) -> Numbers:
 
 def _known_state(dataset: DatasetSpec) -> dict[str, Any]:
     path = Path(dataset.data_root) / dataset.dataset_id / STATE
-    state = _read_state(path)
+    state = read_state(path)
     if state is None:
         raise InputError(f"{path}: no such file; the data set has not been encoded")
     return state
@@ -203,7 +208,7 @@ def _configuration(dataset: DatasetSpec) -> dict[str, Any]:
 def _refuse_changes(
     dataset: DatasetSpec, state: dict[str, Any], prints: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    changes = _differences(state["configuration"], _configuration(dataset))
+    changes = differences(state["configuration"], _configuration(dataset))
     before = state["files"].get("train", {}).get("sha256", prints["train"]["sha256"])
     if before != prints["train"]["sha256"]:
         changes.append(f"{dataset.train_data} has another content")
@@ -215,64 +220,6 @@ def _refuse_changes(
                 "(models trained on it will not fit the new vocabularies)",
             ]
         )
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Leaves that differ, as ``feature_cols[item_tags].max_len was 5, is 8``."""
-    if isinstance(old, list) and isinstance(new, list):
-        return _differences(_by_name(old), _by_name(new), where)
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{where} was {old}, is {new}"]
-    found = []
-    for key in dict.fromkeys([*old, *new]):
-        place = f"{where}[{key}]" if where == "feature_cols" else f"{where}.{key}".lstrip(".")
-        if key not in new:
-            found.append(f"{place} was removed")
-        elif key not in old:
-            found.append(f"{place} is new")
-        else:
-            found += _differences(old[key], new[key], place)
-    return found
-
-
-def _by_name(columns: list[dict[str, Any]]) -> dict[str, Any]:
-    return {column["name"]: column for column in columns}
-
-
-def _read_state(path: Path) -> dict[str, Any] | None:
-    try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: unreadable ({error}); delete it to encode again") from None
-    return state
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    with write_aside(path) as partial:
-        partial.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
-
-
-def _fingerprint(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
-    """Content hash of a split; not computed again while size and time are the same."""
-    files = [file for file in parquet_files(source) if file.is_file()]
-    stamp = [[_place(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    known = (state or {}).get("files", {}).get(name, {})
-    # Scoring needs no train file once the vocabularies are there.
-    if known and stamp in ([], known["stamp"]):
-        return dict(known)
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return {"stamp": stamp, "sha256": digest.hexdigest()}
-
-
-def _place(file: Path, source: str) -> str:
-    """Where a file is in the folder of its split; its name where it is the split."""
-    return file.relative_to(source).as_posix() if Path(source).is_dir() else file.name
 
 
 def _transform(
@@ -292,7 +239,7 @@ def _transform(
         if name == "item_info":
             _write_items(dataset, encoders, target)
         elif Path(source).is_dir():
-            files = {target / _place(file, source): file for file in parquet_files(source)}
+            files = {target / place_of(file, source): file for file in parquet_files(source)}
             for left in set(parquet_files(target)) - set(files) if target.is_dir() else ():
                 left.unlink()  # of a part that is gone
             for part, file in files.items():

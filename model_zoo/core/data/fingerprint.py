@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import pyarrow.parquet as pq
 
-from model_zoo.core.data.encode import STATE
+from model_zoo.core.data.encoding_state import STATE
 from model_zoo.core.data.parquet import parquet_files
 from model_zoo.core.data.spec import DatasetSpec
 
