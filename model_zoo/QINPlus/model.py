@@ -52,6 +52,7 @@ class QINPlus(ItemHistoryModel):
     """
 
     rescales_vectors = True
+    fixed_shapes = True
 
     def __init__(
         self,
@@ -106,7 +107,8 @@ class QINPlus(ItemHistoryModel):
         history_ids, rows = self.packed_history(inputs)
         items, index = self.encode_items(target_ids, history_ids)  # (U, D), (B + T,)
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
-        interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
+        index = index[len(target_ids) :]  # (T,)
+        interest = self.attend(self.attention.packed, target, items, rows, index, inputs)  # (B, D)
         parts = [*self.encode_row(inputs), target, interest]
         if self.product:
             parts.append(target * interest)
