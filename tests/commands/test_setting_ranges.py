@@ -83,6 +83,7 @@ RANGES: dict[str, Rule] = {
     "embedding_regularizer": PENALTY,
     "net_regularizer": PENALTY,
     "weight_average": optional(number(lambda value: 0 < value < 1)),
+    "cuda_graph": SWITCH,
     "tensorboard": SWITCH,
     "checkpoint_minutes": optional(number(lambda value: value > 0)),
     "learning_rate": number(lambda value: value > 0),

@@ -24,13 +24,16 @@ from tqdm import tqdm
 
 from model_zoo.core.commands.experiment import run_experiment
 from model_zoo.core.prepare.demo import generate_demo
+from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.QIN.fold import fold
 from tests.conftest import ROOT
 from tests.gpu.device import StandIn, register, running
-from tests.gpu.mistakes import PLANTED
-from tests.gpu.models import MODELS, build, padded, rows
+from tests.gpu.graph import StandInRecorder
+from tests.gpu.mistakes import PLANTED, Mistake, number_in_forward
+from tests.gpu.models import FIXED, MODELS, build, padded, rows
 
+STEPS = WARM_UP + 3
 FEW, MANY = 3, 24  # rows of a batch whose distinct items are encoded, and of one where all are
 
 
@@ -98,6 +101,42 @@ def train(
     report.apart = float(distances.max()), float(distances.mean())
 
 
+def captured(
+    report: Report,
+    device: StandIn,
+    folder: Path,
+    name: str,
+    *,
+    mistake: Mistake | None = None,
+    **settings: Any,
+) -> None:
+    """Steps that are recorded and replayed, against plain ones on the CPU; the rate changes."""
+    weights = []
+    recorder = mock.patch.dict(RECORDERS, standin=StandInRecorder)
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        extra = {"cuda_graph": True, "mistake": mistake} if gpu == 0 else {}
+        model = build(name, folder, gpu=gpu, **settings, **extra)
+        model.train()
+        model._steps_per_epoch, model._max_gradient_norm = 8, 1.0
+        device.waits.clear()
+        losses = []
+        with recorder:
+            for step in range(STEPS):
+                model._batch_index, model._total_steps = step, 1 + step
+                batch = rows(MANY, seed=step).batch()
+                losses.append(model.train_step(batch).item())
+                model.lr_decay(0.7)
+        if gpu == 0:
+            note(report, device)
+            report.numbers["recordings"] = [float(model._captured.recordings)]
+        report.numbers[where] = [float(loss) for loss in losses]
+        weights.append(
+            torch.cat([weight.detach().cpu().flatten() for weight in model.parameters()])
+        )
+    distances = (weights[0] - weights[1]).abs()
+    report.apart = float(distances.max()), float(distances.mean())
+
+
 def evaluate(report: Report, device: StandIn, folder: Path, name: str, **settings: Any) -> None:
     """``evaluate`` over two batches."""
     for where, gpu in (("device", 0), ("cpu", -1)):
@@ -139,6 +178,7 @@ def experiment(
     resident: bool = False,
     bar: bool = False,
     overrides: Sequence[str] = (),
+    on_device: Sequence[str] = (),
 ) -> None:
     """``run_expid.py --gpu 0``: what waits from its first step to its last."""
     generate_demo(
@@ -172,9 +212,10 @@ def experiment(
 
     for where, gpu in (("device", 0), ("cpu", -1)):
         settings = ["batch_size=50", "net_dropout=0", f"data_on_device={resident and gpu == 0}"]
-        settings += overrides
+        settings += [*overrides, *(on_device if gpu == 0 else ())]
         with (
             chdir(folder),
+            mock.patch.dict(RECORDERS, standin=StandInRecorder),
             mock.patch.object(TrainableModel, "train_step", watched),
             mock.patch.object(sys.stdout, "isatty", lambda: bar),
             mock.patch.object(tqdm, "update", update_at_once if bar else update),
@@ -220,19 +261,30 @@ for model in MODELS:
         f"{model}, evaluation": partial(evaluate, name=model),
         f"{model}, evaluation, bf16": partial(evaluate, name=model, precision="bf16"),
     }
+for model in FIXED:
+    step = partial(captured, name=model)
+    CASES |= {
+        f"{model}, recorded": step,
+        f"{model}, recorded, bf16": partial(step, precision="bf16"),
+        f"{model}, recorded, averaged weights": partial(step, weight_average=0.9),
+        f"{model}, recorded, dropout": partial(step, net_dropout=0.1),
+    }
 CASES |= {
     "experiment": experiment,
     "experiment, rows on the device": partial(experiment, resident=True),
     "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),
+    "experiment, recorded": partial(experiment, on_device=["cuda_graph=True"]),
     "folded, rows": partial(folded, form="rows"),
     "folded, one user": partial(folded, form="user"),
     "folded, rows, bf16": partial(folded, form="rows", dtype=torch.bfloat16),
 }
-CASES |= {
+PLANTED_CASES = {
     name: partial(train, name=next(iter(MODELS)), mistake=mistake)
     for name, mistake in PLANTED.items()
 }
+PLANTED_CASES["wait_in_recording"] = partial(captured, name=FIXED[0], mistake=number_in_forward)
+CASES |= PLANTED_CASES
 
 
 def main(folder: Path) -> None:

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from model_zoo import available_models
-from tests.gpu.cases import CASES
-from tests.gpu.mistakes import PLANTED
-from tests.gpu.models import MODELS
+from tests.gpu.cases import CASES, PLANTED_CASES
+from tests.gpu.models import FIXED, MODELS
 
-SOUND = [name for name in CASES if name not in PLANTED]
+SOUND = [name for name in CASES if name not in PLANTED_CASES]
 Reports = dict[str, dict[str, Any]]
 
 
@@ -118,6 +117,21 @@ def test_the_device_computes_what_the_cpu_does(reports: Reports, case: str) -> N
         largest, mean = report["apart"]
         assert mean < 1e-5
         assert largest < 1e-6 or "SGD" not in case
+
+
+@pytest.mark.parametrize("model", FIXED)
+def test_steps_are_recorded_and_replayed(reports: Reports, model: str) -> None:
+    """With other rows and another rate each time; that they compute the same is tested above."""
+    for case in ("recorded", "recorded, bf16", "recorded, averaged weights", "recorded, dropout"):
+        report = reports[f"{model}, {case}"]
+        assert report["numbers"]["recordings"] == [1]
+        assert report["waits"] == {}
+
+
+def test_a_wait_in_a_recording_is_refused(reports: Reports) -> None:
+    error = reports["wait_in_recording"]["error"]
+    assert error.startswith("InputError: cuda_graph: True: the step cannot be recorded here; ")
+    assert "tests/gpu/mistakes.py:forward (line " in error
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_zoo import get_model
+import run_expid
+from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.commands.experiment import build_feature_map
+from model_zoo.core.commands.rehearsal import rehearse
 from model_zoo.core.errors import InputError
-from model_zoo.core.training import captured
-from model_zoo.core.training.captured import CapturedStep, padded, padded_size
-from tests.gpu.models import MODELS, build, rows
+from model_zoo.core.training import captured, items
+from model_zoo.core.training.captured import CapturedStep, TensorRates, padded, padded_size
+from tests.conftest import ROOT
+from tests.gpu.models import FIXED, build, rows
 
-FIXED = [name for name in MODELS if get_model(name).fixed_shapes]
 CPU = torch.device("cpu")
 
 
@@ -37,7 +40,7 @@ def test_sizes_are_few_and_near() -> None:
 def test_a_padded_step_is_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, extra: dict[str, Any]
 ) -> None:
-    """Losses, gradients (by SGD-like first steps of Adam too) and weights of three steps."""
+    """Losses and weights of three steps, with rates that change."""
     monkeypatch.setattr(captured, "SMALLEST", 32)
     plain, fixed = (build(name, tmp_path, gpu=-1, cuda_graph=on, **extra) for on in (False, True))
     for model in (plain, fixed):
@@ -52,3 +55,165 @@ def test_a_padded_step_is_the_step(
         plain.state_dict().items(), fixed.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", FIXED)
+def test_padding_changes_no_logit_and_no_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, whole: bool
+) -> None:
+    """``whole``: the catalogue is encoded; else each id on its own, and not the distinct ones."""
+    monkeypatch.setattr(items, "WHOLE_TABLE", {False: 9.0 if whole else 0.0})
+    plain, fixed = (build(name, tmp_path, gpu=-1, cuda_graph=on) for on in (False, True))
+    batch = rows(24).batch()
+    found = []
+    for model, given in ((plain, batch), (fixed, padded(batch, "item_seq", CPU))):
+        output = model.train()(given)
+        model.add_loss(output, model.get_labels(given)).backward()
+        found.append((output["logit"], {n: p.grad for n, p in model.named_parameters()}))
+    (logit, gradients), (other_logit, other_gradients) = found
+    torch.testing.assert_close(logit, other_logit)
+    torch.testing.assert_close(gradients, other_gradients)
+
+
+def test_padding_that_belonged_to_a_row_would_show(tmp_path: Path) -> None:
+    """The item of the padding has a vector, so the test above can fail."""
+    model = build("QIN", tmp_path, gpu=-1, cuda_graph=True).eval()
+    batch = rows(24).batch()
+    wrong = padded(batch, "item_seq", CPU)
+    lengths = wrong["item_seq_length"]
+    wrong["item_seq_length"] = torch.cat([lengths[:-2], lengths[-2:].sum()[None]])
+    assert (model(batch)["logit"] - model(wrong)["logit"])[-1].abs() > 1e-3
+
+
+class Recorded:
+    """A recorder that replays by computing again; it notes what it was asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.asked: list[str] = []
+
+    def warm_up(self, run: Any) -> Any:
+        self.asked.append("warm up")
+        return run()
+
+    def record(self, run: Any) -> Any:
+        self.asked.append("record")
+        outputs = tuple(torch.zeros_like(output) for output in run())
+
+        def replay() -> None:
+            self.asked.append("replay")
+            for output, value in zip(outputs, run(), strict=True):
+                output.copy_(value)
+
+        return replay, outputs
+
+
+def summing(batch: Any, optimize: Any) -> tuple[Tensor, ...]:
+    return (batch["item_seq"].sum() + batch["label"].sum(),)
+
+
+def lists(lengths: list[int], first: int) -> dict[str, Tensor]:
+    return {
+        "item_seq": torch.arange(first, first + sum(lengths)),
+        "item_seq_length": torch.tensor(lengths),
+        "label": torch.tensor(lengths) * 1000,
+    }
+
+
+def optimizer() -> torch.optim.Optimizer:
+    return torch.optim.Adam([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+
+
+def test_a_shape_is_recorded_after_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorded(CPU)
+    monkeypatch.setitem(captured.RECORDERS, "cpu", lambda device: recorder)
+    monkeypatch.setattr(captured, "MOST", 2)
+    step = CapturedStep(summing, optimizer(), CPU, "item_seq")
+    kept = []
+    for first in range(5):
+        batch = lists([3, 0, 2], first)
+        (value,) = step(batch)
+        kept.append((value, batch["item_seq"].sum() + 5000))
+    assert recorder.asked == ["warm up"] * 3 + ["record", "replay", "replay"]
+    for number in range(2 * 5):  # two more shapes, of which one finds a place
+        step(lists([1] * (2 + number % 2), first=7))
+    assert step.recordings == 2
+    assert recorder.asked.count("record") == 2
+    for value, expected in kept:  # also those of earlier replays
+        assert value == expected
+
+
+def test_a_step_that_cannot_be_recorded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Recorded):
+        def record(self, run: Any) -> Any:
+            raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setitem(captured.RECORDERS, "cpu", Failing)
+    step = CapturedStep(summing, optimizer(), CPU, "item_seq")
+    with pytest.raises(InputError, match=r"cuda_graph=False \(operation not permitted\)$"):
+        for first in range(4):
+            step(lists([2], first))
+
+
+def test_padded_histories_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs packed histories.*shape \(2, 3\)"):
+        padded({"item_seq": torch.zeros(2, 3)}, "item_seq", CPU)
+
+
+def test_rates_are_tensors_in_a_step_only() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    weight.grad = torch.ones_like(weight)
+    seen = []
+
+    class Watched(torch.optim.Adam):
+        def step(self) -> None:
+            seen.append(self.param_groups[0]["lr"])
+            super().step()
+
+    watched = Watched([weight], lr=0.1, fused=True)
+    rates = TensorRates(watched, CPU)
+    for rate in (0.1, 0.025):
+        watched.param_groups[0]["lr"] = rate
+        before = weight.detach().clone()
+        rates.refresh()
+        rates.step()
+        assert isinstance(seen[-1], Tensor)
+        assert watched.param_groups[0]["lr"] == rate
+        moved = torch.full_like(before, rate)  # Adam moves by the rate where all gradients are one
+        torch.testing.assert_close(before - weight, moved, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "expected"),
+    [
+        ("QIN_test", ["embedding_update=lazy"], "embedding_update is lazy, expected dense"),
+        ("QIN_test", ["accumulation_steps=2"], "accumulation_steps is 2, expected 1"),
+        ("QIN_test", ["optimizer=SGD"], "optimizer is SGD, expected adam or AdamW"),
+        ("QIN_test", ["net_regularizer=l1(0.1)"], "a regularizer is l1(0.1), expected an L2 norm"),
+        ("TransformerDCN_default", [], "TransformerDCN has no steps of fixed shapes"),
+    ],
+)
+def test_settings_without_fixed_shapes_are_refused(
+    model: str, overrides: list[str], expected: str
+) -> None:
+    experiment = load_experiment(ROOT / "config", model, ["cuda_graph=True", *overrides])
+    with pytest.raises(InputError) as error:
+        rehearse(experiment, build_feature_map)
+    assert f"experiment '{model}': cuda_graph: True: {expected}" in str(error.value)
+
+
+def test_without_a_device_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(ROOT / "config"), "--expid", "QIN_test", "--gpu", "-1"]
+    assert run_expid.main([*arguments, "--set", "cuda_graph=True"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: experiment 'QIN_test': cuda_graph: True needs a CUDA device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fit_refuses_too(tmp_path: Path) -> None:
+    model = build("QIN", tmp_path, gpu=-1, cuda_graph=True)
+    with pytest.raises(InputError, match=r"needs a CUDA device"):
+        model.fit([])

@@ -289,6 +289,7 @@ class TrainableModel(EvaluatedModel):
 
     def load_weights(self, checkpoint: str) -> None:
         """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
+        self._captured = None  # frees the memory of recorded steps
         if is_main():
             load_checkpoint(self, checkpoint)
         from_main(self)
