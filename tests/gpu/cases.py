@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.data.ahead import LANES, send
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from model_zoo.core.training.engine import TrainableModel
@@ -177,6 +178,7 @@ def experiment(
     *,
     resident: bool = False,
     bar: bool = False,
+    lane: bool = False,
     overrides: Sequence[str] = (),
     on_device: Sequence[str] = (),
 ) -> None:
@@ -199,6 +201,10 @@ def experiment(
     train_step, update = TrainableModel.train_step, tqdm.update
 
     def watched(self: Any, batch: Mapping[str, Tensor]) -> Any:
+        if lane and self.device.type == "standin":
+            assert {name: value.device.type for name, value in batch.items()} == dict.fromkeys(
+                batch, "standin"
+            ) | {"item_seq_length": "cpu"}
         if self._total_steps > 1:
             note(report, device)  # the loader's and the loop's
         device.waits.clear()
@@ -216,12 +222,26 @@ def experiment(
         with (
             chdir(folder),
             mock.patch.dict(RECORDERS, standin=StandInRecorder),
+            mock.patch.dict(LANES, {"standin": StandInLane} if lane else {}),
             mock.patch.object(TrainableModel, "train_step", watched),
             mock.patch.object(sys.stdout, "isatty", lambda: bar),
             mock.patch.object(tqdm, "update", update_at_once if bar else update),
         ):
             results = run_experiment("config", "QIN_test", gpu, settings)
         report.numbers[where] = list(results["valid"].values())
+
+
+class StandInLane:
+    """Copies as a step would; time means nothing on the stand-in."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def send(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: send(tensor, self._device) for name, tensor in batch.items()}
+
+    def receive(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
+        return sent
 
 
 def note(report: Report, device: StandIn) -> None:
@@ -274,6 +294,13 @@ CASES |= {
     "experiment, rows on the device": partial(experiment, resident=True),
     "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),
+    "experiment, sent ahead": partial(experiment, lane=True),
+    "experiment, recorded, sent ahead": partial(
+        experiment, lane=True, on_device=["cuda_graph=True"]
+    ),
+    "experiment, recorded, rows on the device": partial(
+        experiment, resident=True, on_device=["cuda_graph=True"]
+    ),
     "experiment, recorded": partial(experiment, on_device=["cuda_graph=True"]),
     "folded, rows": partial(folded, form="rows"),
     "folded, one user": partial(folded, form="user"),

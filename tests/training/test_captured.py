@@ -67,7 +67,7 @@ def test_padding_changes_no_logit_and_no_gradient(
     plain, fixed = (build(name, tmp_path, gpu=-1, cuda_graph=on) for on in (False, True))
     batch = rows(24).batch()
     found = []
-    for model, given in ((plain, batch), (fixed, padded(batch, "item_seq", CPU))):
+    for model, given in ((plain, batch), (fixed, padded(batch, "item_seq"))):
         output = model.train()(given)
         model.add_loss(output, model.get_labels(given)).backward()
         found.append((output["logit"], {n: p.grad for n, p in model.named_parameters()}))
@@ -80,7 +80,7 @@ def test_padding_that_belonged_to_a_row_would_show(tmp_path: Path) -> None:
     """The item of the padding has a vector, so the test above can fail."""
     model = build("QIN", tmp_path, gpu=-1, cuda_graph=True).eval()
     batch = rows(24).batch()
-    wrong = padded(batch, "item_seq", CPU)
+    wrong = padded(batch, "item_seq")
     lengths = wrong["item_seq_length"]
     wrong["item_seq_length"] = torch.cat([lengths[:-2], lengths[-2:].sum()[None]])
     assert (model(batch)["logit"] - model(wrong)["logit"])[-1].abs() > 1e-3
@@ -157,7 +157,7 @@ def test_a_step_that_cannot_be_recorded_says_so(monkeypatch: pytest.MonkeyPatch)
 
 def test_padded_histories_are_refused() -> None:
     with pytest.raises(ValueError, match=r"needs packed histories.*shape \(2, 3\)"):
-        padded({"item_seq": torch.zeros(2, 3)}, "item_seq", CPU)
+        padded({"item_seq": torch.zeros(2, 3)}, "item_seq")
 
 
 def test_rates_are_tensors_in_a_step_only() -> None:

@@ -16,6 +16,7 @@ from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor
 from torch.nn import functional
 
+from model_zoo.core.data.ahead import send
 from model_zoo.core.data.spec import LENGTH_SUFFIX
 from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.training.processes import world_size
@@ -144,8 +145,8 @@ class CapturedStep:
             InputError: If the step cannot be recorded on this device.
         """
         given = {
-            name: tensor.to(self._device, non_blocking=True)
-            for name, tensor in padded(batch, self._history_col, self._device).items()
+            name: send(tensor, self._device)
+            for name, tensor in padded(batch, self._history_col).items()
         }
         self._rates.refresh()
         if self._recorder is None:
@@ -185,7 +186,7 @@ def padded_size(items: int) -> int:
     return -(-max(items, 1) // step) * step
 
 
-def padded(batch: Batch, history_col: str, device: torch.device) -> dict[str, Tensor]:
+def padded(batch: Batch, history_col: str) -> dict[str, Tensor]:
     """The batch with history items of no row behind those of its rows.
 
     They have id 0, and their number is one length more than there are rows: that of a dummy row.
@@ -193,7 +194,6 @@ def padded(batch: Batch, history_col: str, device: torch.device) -> dict[str, Te
     Args:
         batch: With packed histories, (T,) and (B,).
         history_col: Their name.
-        device: Where the batch is going.
 
     Raises:
         ValueError: If the histories are not packed.
@@ -206,8 +206,6 @@ def padded(batch: Batch, history_col: str, device: torch.device) -> dict[str, Te
         )
     padding = padded_size(len(items)) - len(items)
     lengths = functional.pad(lengths, (0, 1), value=padding)
-    if device.type == "cuda" and lengths.device.type == "cpu":
-        lengths = lengths.pin_memory()  # else the copy to the device would wait for it
     padded_items = functional.pad(items, (0, padding))
     return {**batch, history_col: padded_items, history_col + LENGTH_SUFFIX: lengths}
 
