@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import checks
-from benchmarks.gpu.__main__ import main
+from benchmarks.gpu import checks, main
 from tests.conftest import ROOT
 
 QUICK = ["--device", "cpu", "--quick"]
@@ -21,7 +20,7 @@ WITHOUT_RAY = """
 import importlib.util, sys
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "ray" else found(name, *rest)
-from benchmarks.gpu.__main__ import main
+from benchmarks.gpu import main
 code = main(sys.argv[1:])
 assert not hasattr(sys.modules["ray"], "__version__")
 sys.exit(code)

@@ -281,27 +281,23 @@ for model in MODELS:
         f"{model}, evaluation": partial(evaluate, name=model),
         f"{model}, evaluation, bf16": partial(evaluate, name=model, precision="bf16"),
     }
-for model in FIXED:
-    step = partial(captured, name=model)
-    CASES |= {
-        f"{model}, recorded": step,
-        f"{model}, recorded, bf16": partial(step, precision="bf16"),
-        f"{model}, recorded, averaged weights": partial(step, weight_average=0.9),
-        f"{model}, recorded, dropout": partial(step, net_dropout=0.1),
-    }
+CASES |= {f"{model}, recorded": partial(captured, name=model) for model in FIXED}
+CASES |= {
+    "QIN, recorded, bf16": partial(captured, name="QIN", precision="bf16"),
+    "QIN, recorded, averaged weights": partial(captured, name="QIN", weight_average=0.9),
+    "QIN, recorded, dropout": partial(captured, name="QIN", net_dropout=0.1),
+}
 CASES |= {
     "experiment": experiment,
     "experiment, rows on the device": partial(experiment, resident=True),
     "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),
-    "experiment, sent ahead": partial(experiment, lane=True),
     "experiment, recorded, sent ahead": partial(
         experiment, lane=True, on_device=["cuda_graph=True"]
     ),
     "experiment, recorded, rows on the device": partial(
         experiment, resident=True, on_device=["cuda_graph=True"]
     ),
-    "experiment, recorded": partial(experiment, on_device=["cuda_graph=True"]),
     "folded, rows": partial(folded, form="rows"),
     "folded, one user": partial(folded, form="user"),
     "folded, rows, bf16": partial(folded, form="rows", dtype=torch.bfloat16),
