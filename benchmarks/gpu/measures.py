@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.made import (
@@ -29,7 +30,13 @@ from model_zoo.core.training.extras import can_compile
 from model_zoo.QIN.fold import fold
 
 PASSES, ADAM_PASSES = 10, 7
-WAITING = ("Synchronize", "_local_scalar_dense", "aten::nonzero", "aten::_unique2")
+WAITING = (
+    "StreamSynchronize",
+    "EventSynchronize",
+    "_local_scalar_dense",
+    "aten::nonzero",
+    "aten::_unique2",
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -128,27 +135,27 @@ def slowest(
         for _ in range(count):
             run()
         if cuda:
-            torch.cuda.synchronize(device)  # one, which is not a step's
+            torch.cuda.synchronize(device)
     events = record.key_averages()
 
     def own(event: Any) -> float:
         return float(event.self_device_time_total if cuda else event.self_cpu_time_total)
 
-    kernels = sorted(events, key=own, reverse=True)[:10]
+    kernels = [e for e in events if not cuda or e.device_type == DeviceType.CUDA]
+    kernels = sorted((e for e in kernels if not e.is_user_annotation), key=own, reverse=True)
     waiting = {e.key: e.count for e in events if any(word in e.key for word in WAITING)}
-    for key in ("cudaDeviceSynchronize",):
-        waiting[key] = waiting.get(key, cuda) - cuda
     launches = sum(e.count for e in events if "Launch" in e.key)
     return {
-        "kernels, us a step": {e.key[:80]: own(e) / count for e in kernels},
+        "kernels, us a step": {e.key[:80]: own(e) / count for e in kernels[:10]},
         "launches a step": launches / count,
-        "waits a step": {key: number / count for key, number in waiting.items() if number},
+        "waits a step": {key: number / count for key, number in waiting.items()},
     }
 
 
 def requests(folder: str, size: Size, device: torch.device) -> dict[str, dict[str, float]]:
     """One user with many candidates, from ids in main memory to probabilities there."""
-    model = model_of(folder, size, catalogue(size), device, net_dropout=0.0).eval()
+    cpu = torch.device("cpu")  # a model folds there
+    model = model_of(folder, size, catalogue(size), cpu, net_dropout=0.0).eval()
     found = {}
     for name, dtype in DTYPES.items():
         folded = fold(model, dtype=dtype).to(device)

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import checks, main
+from benchmarks.gpu import checks, made, main, measures
+from benchmarks.training import MAX_LEN
+from model_zoo.core.serving.file import FoldedFile
+from model_zoo.core.serving.ids import Ids
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.QIN.fold import fold
 from tests.conftest import ROOT
 
 QUICK = ["--device", "cpu", "--quick"]
@@ -94,6 +99,41 @@ def test_parts_without_time_are_named(tmp_path: Path) -> None:
         "resume",
         "loading",
     ]
+
+
+def test_a_recorded_scorer_answers_as_the_scorer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a recorder that replays by computing again."""
+
+    class Again:
+        def __init__(self, device: torch.device) -> None: ...
+
+        def warm_up(self, run: Any) -> Any:
+            return run()
+
+        def record(self, run: Any) -> Any:
+            outputs = run()
+
+            def replay() -> None:
+                for output, value in zip(outputs, run(), strict=True):
+                    output.copy_(value)
+
+            return torch.inference_mode()(replay), outputs
+
+    monkeypatch.setattr(measures, "CudaRecorder", Again)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    cpu = torch.device("cpu")
+    model = made.model_of(str(tmp_path), made.QUICK, made.catalogue(made.QUICK), cpu).eval()
+    folded = fold(model)
+    recorded = measures.RecordedScorer(folded, made.QUICK, cpu)
+    scorer = Scorer(FoldedFile(folded, Ids("item_id"), MAX_LEN))
+    for first in (1, 100):
+        history = torch.arange(first, first + MAX_LEN)
+        ids = torch.arange(first, first + made.QUICK.candidates)
+        context = dict.fromkeys(model.row_features, ids % 7 + 1)
+        expected = scorer.score(history, ids, context)
+        torch.testing.assert_close(recorded(history, ids, context), expected)
 
 
 @pytest.mark.slow

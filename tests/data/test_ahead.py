@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -76,3 +78,27 @@ def test_a_loader_with_a_lane_gives_the_same_batches(
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert len(sent) == len(plain)
     assert all(names == set(plain[0]) - {"item_seq_length"} for names in sent)
+
+
+def test_the_lane_for_cuda_calls_torch_as_it_is() -> None:
+    """Without a device: pinned, copied on the lane's stream, and waited for by the other one."""
+    cuda = torch.cuda
+    lane_stream = mock.create_autospec(cuda.Stream)
+    current = mock.create_autospec(cuda.Stream, instance=True)
+    tensor = mock.create_autospec(torch.Tensor, instance=True)
+    copy = tensor.pin_memory.return_value.to.return_value
+    with mock.patch.multiple(
+        cuda,
+        Stream=lane_stream,
+        stream=mock.create_autospec(cuda.stream, side_effect=lambda stream: nullcontext()),
+        current_stream=mock.create_autospec(cuda.current_stream, return_value=current),
+    ):
+        lane = module.CudaLane(torch.device("cuda", 0))
+        sent = lane.send({"items": tensor})
+        assert lane.receive(sent) == {"items": copy}
+    tensor.pin_memory.return_value.to.assert_called_once_with(
+        torch.device("cuda", 0), non_blocking=True
+    )
+    event = lane_stream.return_value.record_event.return_value
+    current.wait_event.assert_called_once_with(event)
+    copy.record_stream.assert_called_once_with(current)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -181,6 +183,48 @@ def test_rates_are_tensors_in_a_step_only() -> None:
         assert watched.param_groups[0]["lr"] == rate
         moved = torch.full_like(before, rate)  # Adam moves by the rate where all gradients are one
         torch.testing.assert_close(before - weight, moved, rtol=1e-6, atol=0)
+
+
+def test_the_recorder_for_cuda_calls_torch_as_it_is() -> None:
+    """Without a device: torch's own signatures, and the order of what is called."""
+    calls: list[str] = []
+
+    def noting(name: str) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return nullcontext()
+
+        return call
+
+    cuda = torch.cuda
+    stream, graph = (mock.create_autospec(kind) for kind in (cuda.Stream, cuda.CUDAGraph))
+    recording = mock.create_autospec(cuda.graph, side_effect=noting("record"))
+    stream.return_value.wait_stream.side_effect = noting("side waits")
+    current = mock.create_autospec(cuda.Stream, instance=True)
+    current.wait_stream.side_effect = noting("main waits")
+    graph.return_value.replay.side_effect = noting("replay")
+    with mock.patch.multiple(
+        cuda,
+        Stream=stream,
+        CUDAGraph=graph,
+        graph=recording,
+        stream=mock.create_autospec(cuda.stream, side_effect=noting("on the side")),
+        current_stream=mock.create_autospec(cuda.current_stream, return_value=current),
+        graph_pool_handle=mock.create_autospec(cuda.graph_pool_handle, return_value=(0, 1)),
+    ):
+        recorder = captured.CudaRecorder(torch.device("cuda", 0))
+        run = lambda: calls.append("run") or (torch.ones(1),)  # noqa: E731
+        assert recorder.warm_up(run) == (torch.ones(1),)
+        replay, outputs = recorder.record(run)
+        replay()
+    assert outputs == (torch.ones(1),)
+    assert calls == [
+        *("side waits", "on the side", "run", "main waits"),
+        *("record", "run", "replay"),
+    ]
+    named = recording.call_args.kwargs
+    assert named["pool"] == (0, 1)
+    assert named["stream"] is stream.return_value
 
 
 @pytest.mark.parametrize(
