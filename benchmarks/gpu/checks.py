@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.made import Size, batches_of, catalogue, model_of, placed
-from benchmarks.training import Batch, draw_batch
+from benchmarks.official import Batch, draw_batch
 from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from tests.oracles import PlainQIN
 

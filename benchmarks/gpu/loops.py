@@ -13,7 +13,7 @@ import torch
 from benchmarks.data import FEATURE_MAP, MAX_LEN, dataset, write_folders
 from benchmarks.gpu.checks import Check
 from benchmarks.gpu.made import LENGTHS, Size, batches_of, catalogue, model_of
-from benchmarks.training import Batch
+from benchmarks.official import Batch
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import HistoryLoader, make_loader
 from model_zoo.core.prepare.demo import generate_demo

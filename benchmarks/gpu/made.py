@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.training import NUM_ITEMS, NUM_TAGS, Batch, build, draw_batch, item_columns
+from benchmarks.official import NUM_ITEMS, NUM_TAGS, Batch, build, draw_batch, item_columns
 from model_zoo.core.data.spec import LENGTH_SUFFIX
 
 LENGTHS = "item_seq" + LENGTH_SUFFIX

@@ -21,7 +21,7 @@ from benchmarks.gpu.made import (
     model_of,
     seconds,
 )
-from benchmarks.training import MAX_LEN, NUM_LAYERS, NUM_LEVELS, NUM_ROW
+from benchmarks.official import MAX_LEN, NUM_LAYERS, NUM_LEVELS, NUM_ROW
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
 from model_zoo.core.serving.scorer import Scorer

@@ -75,16 +75,21 @@ class Report:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The steps as Markdown, a line for each variant and batch size."""
+    """Parts that have a line of the same figures for each variant, as Markdown."""
     lines = [f"{content['device']}, torch {content['torch']}"]
     for part, found in content.items():
-        if part.startswith("steps of"):
-            columns = list(next(iter(found.values())))
-            lines += ["", f"| {part} | " + " | ".join(columns) + " |"]
-            lines.append("|---" * (len(columns) + 1) + "|")
-            for name, figures in found.items():
-                cells = " | ".join(f"{figures[column]:,.3g}" for column in columns)
-                lines.append(f"| {name} | {cells} |")
+        figures = list(found.values()) if isinstance(found, dict) else []
+        if not figures or not all(isinstance(line, dict) for line in figures):
+            continue
+        columns = list(figures[0])
+        if any(list(line) != columns for line in figures):
+            continue
+        lines += ["", f"| {part} | " + " | ".join(columns) + " |"]
+        lines.append("|---" * (len(columns) + 1) + "|")
+        lines += [
+            f"| {name} | " + " | ".join(f"{value:,.3g}" for value in line.values()) + " |"
+            for name, line in found.items()
+        ]
     return "\n".join(lines)
 
 

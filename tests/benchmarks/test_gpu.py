@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import checks, made, main, measures
-from benchmarks.training import MAX_LEN
+from benchmarks.official import MAX_LEN
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
 from model_zoo.core.serving.scorer import Scorer
@@ -149,3 +149,5 @@ def test_everything_runs_without_ray(tmp_path: Path) -> None:
     assert found["epochs, bf16"]["rows sent ahead"]["rows/s"] > 0
     assert len(found["profile, bf16"]["kernels, us a step"]) == 10
     assert "| steps of 64 rows | ms | noise | rows/s |" in done.stdout
+    assert "| requests | p50 ms | p99 ms |" in done.stdout
+    assert "| profile" not in done.stdout
