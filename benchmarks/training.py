@@ -132,8 +132,8 @@ def compare(history: str, arguments: argparse.Namespace, folder: str) -> None:
             f"step {s:6.2f} s ({low:.2f} to {high:.2f})"
         )
     if arguments.profile:
-        for name, step in steps.items():
-            show_operators(name, step)
+        for name, run in steps.items():
+            show_operators(name, run)
     flop = 6 * NUM_LAYERS * NUM_ROW * DIM * DIM * rows
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         alone = {}
