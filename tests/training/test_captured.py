@@ -18,6 +18,7 @@ from model_zoo.core.commands.rehearsal import rehearse
 from model_zoo.core.errors import InputError
 from model_zoo.core.training import captured, items
 from model_zoo.core.training.captured import CapturedStep, TensorRates, padded, padded_size
+from model_zoo.core.training.state import load_state, save_state
 from tests.conftest import ROOT
 from tests.gpu.models import FIXED, build, rows
 
@@ -261,3 +262,13 @@ def test_fit_refuses_too(tmp_path: Path) -> None:
     model = build("QIN", tmp_path, gpu=-1, cuda_graph=True)
     with pytest.raises(InputError, match=r"needs a CUDA device"):
         model.fit([])
+
+
+@pytest.mark.parametrize(("before", "now"), [({}, False), ({"cuda_graph": False}, True)])
+def test_a_training_may_go_on_with_recorded_steps_or_without(
+    tmp_path: Path, before: dict[str, bool], now: bool
+) -> None:
+    """They compute the same; a state of an earlier version does not know the setting."""
+    path = tmp_path / "it.state"
+    save_state(path, {"settings": {"seed": 1, **before}})
+    assert load_state(path, {"seed": 1, "cuda_graph": now}) is not None
