@@ -185,15 +185,18 @@ class HistoryContrast(nn.Module):
     Raises:
         ValueError: If an argument is out of range.
 
-    Shapes (B rows, T real history items of the batch, U distinct items): target ids (B,), target
-    (B, D), items (U, D), rows (T,) and index (T,) as :meth:`GatedTargetAttention.packed` ->
-    float32 or float64 (B,), 0 for rows without a history.
+    Shapes (B rows, T real history items of the batch, U distinct items):
+        ``users``: target (B, D), items (U, D), rows (T,) and index (T,) as
+        :meth:`GatedTargetAttention.packed` -> (B, units), 0 for rows without a history
+        ``forward``: target ids (B,), target (B, D), users (B, units) -> (B,), 0 where users are
+        0. Both are in float32 at least.
 
     Example:
-        >>> contrast = HistoryContrast(4, units=2)
+        >>> contrast = HistoryContrast(4, units=2, temperature=1.0)
         >>> ids, items = torch.tensor([7, 9]), torch.randn(3, 4)
         >>> rows, index = torch.tensor([0, 0]), torch.tensor([1, 2])
-        >>> (contrast(ids, items[:2], items, rows, index) > 0).tolist()
+        >>> users = contrast.users(items[:2], items, rows, index)
+        >>> (contrast(ids, items[:2], users) > 0).tolist()
         [True, False]
     """
 
@@ -211,21 +214,20 @@ class HistoryContrast(nn.Module):
         self.of_history = nn.Linear(dim, units, bias=False)
         self.of_target = nn.Linear(dim, units, bias=False)
 
-    def forward(
-        self, target_ids: Tensor, target: Tensor, items: Tensor, rows: Tensor, index: Tensor
-    ) -> Tensor:
+    def users(self, target: Tensor, items: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        """u of each row; of ``target`` only the number of rows counts."""
         history = items.index_select(0, index)  # (T, D)
         pooled = torch.zeros_like(target, dtype=history.dtype).index_add(0, rows, history)
-        count = torch.zeros_like(target_ids).index_add(0, rows, torch.ones_like(rows))  # (B,)
-        # The sum, not the mean, is enough: u has length 1.
-        users = self._unit(self.of_history(pooled))  # (B, units)
+        return self._unit(self.of_history(pooled))  # of length 1, so the sum is as good as the mean
+
+    def forward(self, target_ids: Tensor, target: Tensor, users: Tensor) -> Tensor:
+        """Loss of each row against the first targets of the batch."""
         clicked = self._unit(self.of_target(target)) / self.temperature  # (B, units)
-        others = clicked[: self.negatives]  # (K, units)
         own = (users * clicked).sum(dim=1, keepdim=True)  # (B, 1)
         same = target_ids.unsqueeze(1) == target_ids[: self.negatives]  # (B, K)
-        against = (users @ others.T).masked_fill(same, -torch.inf)
-        loss = torch.cat([own, against], dim=1).logsumexp(dim=1) - own.squeeze(1)  # (B,)
-        return loss * (count > 0)
+        others = users @ clicked[: self.negatives].T
+        scores = torch.cat([own, others.masked_fill(same, -torch.inf)], dim=1)  # (B, 1 + K)
+        return (scores.logsumexp(dim=1) - own.squeeze(1)) * users.any(dim=1)
 
     @staticmethod
     def _unit(vectors: Tensor) -> Tensor:

@@ -152,8 +152,8 @@ class QINPlus(ItemHistoryModel):
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
         interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
         if self.contrast is not None and self.training:
-            history = index[len(target_ids) :]
-            self._contrasts = self.contrast(target_ids, target, items, rows, history)
+            users = self.contrast.users(target, items, rows, index[len(target_ids) :])
+            self._contrasts = self.contrast(target_ids, target, users)
         parts = [*self.encode_row(inputs), target, interest]
         if self.product:
             parts.append(target * interest)
