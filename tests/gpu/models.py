@@ -19,7 +19,7 @@ from tests.serving.made import FEATURES
 # Each own model of the registry with what it needs besides COMMON; a new one is one line.
 MODELS: dict[str, dict[str, Any]] = {
     "QIN": {"num_layers": 2, "num_row": 3},
-    "QIN+": {"gate_units": 3, "hidden_units": [8]},
+    "QIN+": {"gate_units": 3, "hidden_units": [8], "contrast": 0.5},
     "QINAblation": {
         "attention": "softmax",
         "activation": "relu",
