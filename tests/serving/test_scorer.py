@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving import scorer as scorer_module
+from model_zoo.core.serving import users as users_module
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
@@ -185,7 +186,8 @@ def test_many_candidates_are_scored_some_at_a_time(
     user = batch["item_seq"][4], batch["item_id"], context
     rows = batch["item_seq"].tolist(), batch["item_id"], context
     whole = scorer.score(*user, explain=True), scorer.score_batch(*rows, explain=True)
-    monkeypatch.setattr(scorer_module, "CANDIDATES", 3)
+    for module in (scorer_module, users_module):
+        monkeypatch.setattr(module, "CANDIDATES", 3)
     parts = scorer.score(*user, explain=True), scorer.score_batch(*rows, explain=True)
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one.probability, other.probability)
