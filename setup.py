@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 FETCH = ["pooch>=1.8"]
 SERVE = [
     "fastapi>=0.115",
-    "uvicorn>=0.34",
+    "uvicorn>=0.54",
     "httptools>=0.6",
     "uvloop>=0.21; sys_platform != 'win32'",
     "prometheus-client>=0.21",

@@ -266,7 +266,7 @@ def test_a_last_served_file_that_is_gone_is_not_replaced_silently(folded: Path) 
     other = write_folded(folded.with_name("b.folded"), seed=1)
     Models(folded, writable=True).reload("b.folded")
     other.unlink()
-    with pytest.raises(InputError, match=r"b.folded: not there; .* current.json"):
+    with pytest.raises(InputError, match=r"b.folded: not there; .*current.json"):
         Models(folded, writable=True)
     current = folded.with_name(f"{folded.name}.service") / "current.json"
     for content in ("{", "[]", json.dumps({"file": "a"})):

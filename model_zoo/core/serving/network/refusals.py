@@ -84,7 +84,7 @@ def _pointer(problem: str, request: Mapping[str, Any]) -> str:
     """The place that a message of the scorer is about."""
     found = _MESSAGE.match(problem)
     if found is None:
-        return "#"
+        return "#/histories" if " histories for " in problem else "#"
     path: list[str | int] = list(_PLACES[found["what"]])
     if found["row"] is not None:
         path = ["histories", int(found["row"])]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
 from functools import partial
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 LOGGED = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
 WAITING = 2_048  # connections that the kernel holds until they are accepted
 STOP_SECONDS = 10
+START_SECONDS = 120
 
 
 def serve(settings: Settings) -> None:
@@ -54,8 +58,7 @@ def serve(settings: Settings) -> None:
         with tempfile.TemporaryDirectory(prefix="qin-serve-") as folder:
             os.environ[FOLDER] = folder
             config = _config(partial(_worker_app, settings), factory=True, workers=settings.workers)
-            target = uvicorn.Server(config=config).run
-            _Workers(config, target=target, sockets=[listening]).run()
+            _Workers(config, sockets=[listening]).run()
 
 
 class _Workers(Multiprocess):
@@ -71,6 +74,7 @@ class _Workers(Multiprocess):
 def _worker_app(settings: Settings) -> FastAPI:
     """Runs in each process, when it starts."""
     logging.basicConfig(level=logging.INFO, format=LOGGED)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         models = _models(settings)
     except InputError as error:
@@ -78,6 +82,14 @@ def _worker_app(settings: Settings) -> FastAPI:
         sys.exit(2)
     service = Service(models, settings.limits, Metrics())
     return build_app(service, settings.token, reload_on_hangup=True)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed could not end its processes, which would keep the address."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _models(settings: Settings) -> Models:
@@ -94,6 +106,7 @@ def _config(app: Any, **settings: Any) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_worker_healthcheck=START_SECONDS,
         **settings,
     )
 
