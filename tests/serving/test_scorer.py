@@ -222,7 +222,7 @@ def test_no_context_is_needed_without_row_features(tmp_path: Path) -> None:
     [
         ([3, 12], "position 1: found 12, expected 0..11"),
         ([3, -1], "position 1: found -1, expected 0..11"),
-        ([3.0], "expected integers, found torch.float32"),
+        ([3.0], "expected integers, found torch.float64"),
         (np.array([1.5]), "expected integers, found torch.float64"),
         ([True], "expected integers, found torch.bool"),
         ([[3]], "expected 1 dimension(s), found shape (1, 1)"),
@@ -247,7 +247,7 @@ def test_bad_histories_are_named(scorer: Scorer, history: Any, message: str) -> 
     [
         ([1, 5, 0], "position 2: found 0, expected 1..11"),
         ([99], "position 0: found 99, expected 1..11"),
-        ([1.0], "expected integers, found torch.float32"),
+        ([1.0], "expected integers, found torch.float64"),
         (["1"], "expected integers"),
     ],
 )
@@ -273,7 +273,7 @@ def test_bad_candidates_are_named(scorer: Scorer, candidates: Any, message: str)
         ({"level": []}, "context 'level': 0 values for 2 rows"),
         ({"level": 4}, r"context 'level': position 0: found 4, expected 0\.\.3"),
         ({"level": [1, -1]}, r"context 'level': position 1: found -1, expected 0\.\.3"),
-        ({"level": 1.0}, "context 'level': expected integers, found torch.float32"),
+        ({"level": 1.0}, "context 'level': expected integers, found torch.float64"),
         ({"level": None}, "context 'level': expected integers"),
         ({"likes": [[1], [2, 9]]}, r"context 'likes': position 1, 1: found 9, expected 0\.\.8"),
         ({"likes": [[1], [2], [3]]}, "context 'likes': 3 values for 2 rows"),

@@ -112,9 +112,7 @@ class Scorer:
         return answer
 
     @torch.inference_mode()
-    def score_users(
-        self, requests: Sequence[UserRequest]
-    ) -> list[Tensor | Explained | InputError]:
+    def score_users(self, requests: Sequence[UserRequest]) -> list[Tensor | Explained | InputError]:
         """Score several users' candidates together, all on the items of one moment.
 
         Args:

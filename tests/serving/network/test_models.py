@@ -138,7 +138,7 @@ def test_a_damaged_journal_is_refused(folded: Path) -> None:
     content[len(content) // 2] ^= 4
     journal.write_bytes(content)
     for writable in (True, False):
-        with pytest.raises(InputError, match="record 1 at byte .* truncate -s"):
+        with pytest.raises(InputError, match=r"record 1 at byte .* truncate -s"):
             Models(folded, writable=writable)
 
 
@@ -271,7 +271,7 @@ def test_a_last_served_file_that_is_gone_is_not_replaced_silently(folded: Path) 
     current = folded.with_name(f"{folded.name}.service") / "current.json"
     for content in ("{", "[]", json.dumps({"file": "a"})):
         current.write_text(content)
-        with pytest.raises(InputError, match="current.json: damaged"):
+        with pytest.raises(InputError, match=r"current\.json: damaged"):
             Models(folded, writable=True)
     current.unlink()
     assert Models(folded, writable=True).served.path == folded

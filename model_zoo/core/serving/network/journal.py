@@ -1,8 +1,8 @@
 """An append-only file of changes: each is on disk before it is answered, and replayed at a start.
 
-A line for each record: the length of its text and that text's CRC-32, eight hex digits each, and the
-text, JSON without line breaks. The first record says which folded file the changes belong to. What
-follows the last line break is a record that was cut: its writer was killed before it answered.
+A line for each record: the length of its text and that text's CRC-32, eight hex digits each, and
+the text, JSON without line breaks. The first record says which folded file the changes belong to.
+What follows the last line break is a record that was cut: its writer was killed before it answered.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Journal:
         if line[:_HEAD] != _head(text):
             where = f"record {self.records + 1} at byte {self._end:,}"
             raise InputError(
-                f"{self.path}: {where} is damaged: length and checksum do not fit; restore the file "
-                f"from a copy, or keep only what stands before it: truncate -s {self._end} "
+                f"{self.path}: {where} is damaged: length and checksum do not fit; restore the "
+                f"file from a copy, or keep only what stands before it: truncate -s {self._end} "
                 f"'{self.path}'"
             )
         record: dict[str, Any] = json.loads(text)

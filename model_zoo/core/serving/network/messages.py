@@ -13,9 +13,7 @@ ItemIds = Annotated[list[Any], WithJsonSchema({"type": "array", "items": _ID})]
 Histories = Annotated[
     list[Any], WithJsonSchema({"type": "array", "items": {"type": "array", "items": _ID}})
 ]
-Values = Annotated[
-    dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True})
-]
+Values = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
 
 
 class _Message(BaseModel):

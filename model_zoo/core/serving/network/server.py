@@ -45,9 +45,7 @@ def serve(settings: Settings) -> None:
         models = _models(settings)
         host, port = listening.getsockname()[:2]
         where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(
-            f"Serving {models.served.path} ({models.served.digest}) at {where}", file=sys.stderr
-        )
+        print(f"Serving {models.served.path} ({models.served.digest}) at {where}", file=sys.stderr)
         if settings.workers == 1:
             app = build_app(
                 Service(models, settings.limits, Metrics()), settings.token, reload_on_hangup=True

@@ -95,9 +95,7 @@ def _rows(served: Served, request: RowsRequest) -> Tensor | Explained | InputErr
         return error
 
 
-def _scores(
-    answer: Tensor | Explained, request: ScoreRequest | RowsRequest, digest: str
-) -> Scores:
+def _scores(answer: Tensor | Explained, request: ScoreRequest | RowsRequest, digest: str) -> Scores:
     probability, weight = answer if isinstance(answer, Explained) else (answer, None)
     top_k = request.top_k if isinstance(request, ScoreRequest) else None
     if top_k is None:
