@@ -11,6 +11,7 @@ SERVE = [
     "httptools>=0.6",
     "uvloop>=0.21; sys_platform != 'win32'",
     "prometheus-client>=0.21",
+    "msgpack>=1.0.5",
 ]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "httpx>=0.27", *FETCH, *SERVE]
 TENSORBOARD = ["tensorboard>=2.16"]

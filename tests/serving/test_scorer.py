@@ -273,7 +273,7 @@ def test_bad_candidates_are_named(scorer: Scorer, candidates: Any, message: str)
         ({"level": []}, "context 'level': 0 values for 2 rows"),
         ({"level": 4}, r"context 'level': position 0: found 4, expected 0\.\.3"),
         ({"level": [1, -1]}, r"context 'level': position 1: found -1, expected 0\.\.3"),
-        ({"level": 1.0}, "context 'level': expected integers, found torch.float64"),
+        ({"level": 1.0}, "context 'level': expected integers, found torch.float32"),
         ({"level": None}, "context 'level': expected integers"),
         ({"likes": [[1], [2, 9]]}, r"context 'likes': position 1, 1: found 9, expected 0\.\.8"),
         ({"likes": [[1], [2], [3]]}, "context 'likes': 3 values for 2 rows"),

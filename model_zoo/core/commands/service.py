@@ -15,7 +15,7 @@ from model_zoo.core.commands.cli import run_command
 from model_zoo.core.errors import InputError
 from model_zoo.core.paths import path_argument
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "msgpack")
 SHORTEST_TOKEN = 16
 
 

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from model_zoo.core.serving.network import messages
+from model_zoo.core.serving.network.binary import MEDIA_TYPE, packed, unpacked
 from model_zoo.core.serving.network.bodies import Bodies
 from model_zoo.core.serving.network.refusals import Refusal
 from model_zoo.core.serving.network.service import Scores, Service
@@ -101,8 +102,16 @@ class _Routes:
     ) -> Response:
         self._service.require_room()
         async with self._bodies.read(request) as body:
-            asked = await _parsed(kind, body)
-            return _json(_score_answer(await self._service.score(asked, arrived)))
+            compact = request.headers.get("content-type", "").startswith(MEDIA_TYPE)
+            asked = await _parsed(kind, body, compact)
+            scores = await self._service.score(asked, arrived)
+            if compact:
+                return Response(packed(_fields(scores)), media_type=MEDIA_TYPE)
+            fields = _fields(scores)
+            fields["probability"] = scores.probability.tolist()
+            if scores.weight is not None:
+                fields["weight"] = [weight.tolist() for weight in scores.weight]
+            return _json(fields)
 
     async def items(self, request: Request, arrived: float) -> Response:
         """Add items, or replace features of items that are there."""
@@ -170,22 +179,23 @@ def _counted(
     return answer
 
 
-async def _parsed(kind: type[_Model], body: bytes) -> _Model:
+async def _parsed(kind: type[_Model], body: bytes, compact: bool = False) -> _Model:
     try:
         if len(body) < LARGE:
-            return kind.model_validate_json(body)
-        return await run_in_threadpool(kind.model_validate_json, body)
+            return _read(kind, body, compact)
+        return await run_in_threadpool(_read, kind, body, compact)
     except ValidationError as error:
         raise Refusal.of_validation(error) from None
 
 
-def _score_answer(scores: Scores) -> dict[str, Any]:
-    answer: dict[str, Any] = {"probability": scores.probability.tolist(), "model": scores.model}
-    if scores.candidates is not None:
-        answer["candidates"] = scores.candidates
-    if scores.weight is not None:
-        answer["weight"] = [weight.tolist() for weight in scores.weight]
-    return answer
+def _read(kind: type[_Model], body: bytes, compact: bool) -> _Model:
+    return kind.model_validate(unpacked(body)) if compact else kind.model_validate_json(body)
+
+
+def _fields(scores: Scores) -> dict[str, Any]:
+    given = {"candidates": scores.candidates, "weight": scores.weight}
+    present = {name: value for name, value in given.items() if value is not None}
+    return {"probability": scores.probability, "model": scores.model, **present}
 
 
 def _json(content: Any) -> Response:
@@ -222,6 +232,8 @@ def _description(path: str, body: type[BaseModel] | None) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if body is not None:
         content = {"application/json": {"schema": body.model_json_schema()}}
+        if path in ("/score", "/score_batch"):
+            content[MEDIA_TYPE] = {"schema": {"type": "string", "format": "binary"}}
         extra["requestBody"] = {"required": path != "/reload", "content": content}
     if path in ("/items", "/reload"):
         extra["security"] = [{"token": []}]

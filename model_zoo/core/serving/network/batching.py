@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from model_zoo.core.serving.network.metrics import Metrics
 from model_zoo.core.serving.network.refusals import Refusal
@@ -25,7 +25,7 @@ class _Waiting(Generic[_Work]):
     rows: int
     arrived: float
     deadline: float | None
-    answer: asyncio.Future[object]
+    answer: asyncio.Future[Any]
 
 
 class Batcher(Generic[_Work, _Result]):

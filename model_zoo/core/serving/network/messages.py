@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+from torch import Tensor
 
 _ID = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
-# Ids and values are checked by the scorer, which knows the data set.
-ItemIds = Annotated[list[Any], WithJsonSchema({"type": "array", "items": _ID})]
+
+
+def _one_each(values: Any) -> Any:
+    if isinstance(values, list) or (isinstance(values, Tensor) and values.dim() > 0):
+        return values
+    raise PydanticCustomError("list_type", "expected a list")
+
+
+# Ids and values are checked by the scorer, which knows the data set; in the compact form
+# (``binary``) a list may be a tensor.
+_Sequence = Annotated[Any, AfterValidator(_one_each)]
+ItemIds = Annotated[_Sequence, WithJsonSchema({"type": "array", "items": _ID})]
 Histories = Annotated[
-    list[Any], WithJsonSchema({"type": "array", "items": {"type": "array", "items": _ID}})
+    _Sequence, WithJsonSchema({"type": "array", "items": {"type": "array", "items": _ID}})
 ]
 Values = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
 

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from model_zoo.core.errors import InputError
 
@@ -94,15 +95,19 @@ def _pointer(problem: str, request: Mapping[str, Any]) -> str:
     # A single value stands for a list of one: there the place ends.
     inside: Any = request
     for depth, step in enumerate(path):
-        if isinstance(step, int) and not isinstance(inside, (list, tuple)):
+        if isinstance(step, int) and not _is_sequence(inside):
             return _joined(path[:depth])
         inside = inside[step] if _holds(inside, step) else None
     return _joined(path)
 
 
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.dim() > 0)
+
+
 def _holds(container: Any, step: str | int) -> bool:
     if isinstance(step, int):
-        return isinstance(container, (list, tuple)) and step < len(container)
+        return _is_sequence(container) and step < len(container)
     return isinstance(container, Mapping) and step in container
 
 

@@ -99,12 +99,17 @@ def _scores(answer: Tensor | Explained, request: ScoreRequest | RowsRequest, dig
     probability, weight = answer if isinstance(answer, Explained) else (answer, None)
     top_k = request.top_k if isinstance(request, ScoreRequest) else None
     if top_k is None:
-        return Scores(probability.cpu(), digest, weight=weight)
+        return Scores(probability.cpu(), digest, weight=_on_cpu(weight))
     # Stable, so that equal scores keep the order of the candidates.
     places = torch.sort(probability, descending=True, stable=True).indices[:top_k]
     candidates = [_plain(request.candidates[place]) for place in places.tolist()]
     weight = None if weight is None else weight[places]
-    return Scores(probability[places].cpu(), digest, candidates, weight)
+    return Scores(probability[places].cpu(), digest, candidates, _on_cpu(weight))
+
+
+def _on_cpu(weight: Any) -> Any:
+    """Of rows they are a list, which is there already."""
+    return weight.cpu() if isinstance(weight, Tensor) else weight
 
 
 def _plain(value: Any) -> Any:
