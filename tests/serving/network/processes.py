@@ -82,6 +82,10 @@ class Server:
                 found.append(int(folder.name))
         return found
 
+    def is_whole(self) -> bool:
+        """Whether there are two processes that answer requests, or begin to."""
+        return len(self.workers()) == 2
+
     def kill(self) -> None:
         """All of its processes at once."""
         os.killpg(self.process.pid, signal.SIGKILL)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.metrics import FOLDER, Metrics
 from model_zoo.core.serving.network.models import Models
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 LOGGED = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
 WAITING = 2_048  # connections that the kernel holds until they are accepted
 STOP_SECONDS = 10
-START_SECONDS = 120
 
 
 def serve(settings: Settings) -> None:
@@ -62,6 +61,15 @@ def serve(settings: Settings) -> None:
 class _Workers(Multiprocess):
     """Processes that are started again when they end."""
 
+    def keep_subprocess_alive(self) -> None:
+        """Without asking those that live: one answers only when torch has been imported."""
+        for place, process in enumerate(self.processes):
+            if not process.process.is_alive() and not self.should_exit.is_set():
+                process.join()
+                logger.error("Process %s ended with %s", process.pid, process.exitcode)
+                self.processes[place] = Process(self.config, self.sockets)
+                self.processes[place].start()
+
     def handle_hup(self) -> None:
         """Each reads the served file again; none is ended."""
         for process in self.processes:
@@ -92,6 +100,12 @@ def _end_with_parent() -> None:
 
 def _models(settings: Settings) -> Models:
     torch.set_num_threads(settings.threads)
+    try:
+        torch.zeros(1, device=settings.device)
+    except (RuntimeError, AssertionError) as error:  # torch says either
+        raise InputError(
+            f"--device {settings.device}: cannot be used here: {first_line(error)}"
+        ) from None
     return Models(settings.folded, writable=settings.token is not None, device=settings.device)
 
 
@@ -104,7 +118,6 @@ def _config(app: Any, **settings: Any) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=STOP_SECONDS,
-        timeout_worker_healthcheck=START_SECONDS,
         **settings,
     )
 
