@@ -5,7 +5,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 FETCH = ["pooch>=1.8"]
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", *FETCH]
+SERVE = [
+    "fastapi>=0.115",
+    "uvicorn>=0.54",
+    "httptools>=0.6",
+    "uvloop>=0.21; sys_platform != 'win32'",
+    "prometheus-client>=0.21",
+    "msgpack>=1.0.5",
+]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "httpx>=0.27", *FETCH, *SERVE]
 TENSORBOARD = ["tensorboard>=2.16"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.19"]
 TUNE = ["ray[tune]>=2.40", "optuna>=4", "plotly>=6", "rich>=13"]
@@ -49,8 +57,14 @@ setup(
         "tensorboard": TENSORBOARD,
         "export": EXPORT,
         "tune": TUNE,
+        "serve": SERVE,
         "test": TEST,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["qin-data = model_zoo.core.commands.prepare:main"]},
+    entry_points={
+        "console_scripts": [
+            "qin-data = model_zoo.core.commands.prepare:main",
+            "qin-serve = model_zoo.core.commands.service:main",
+        ]
+    },
 )

@@ -132,19 +132,15 @@ class FoldedQIN(FoldedModel):
             output=(tensors["output_weight"], tensors["output_bias"]),
         )
 
-    def forward(
-        self, history: Tensor, candidates: Tensor, context: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """One user, many candidates; the history's vectors are gathered once."""
+    def attend(self, history: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """[M p; A_o M p] (n, D + F), and the weights (n, L)."""
         vectors = self.vectors.index_select(0, history)  # (L, D)
         queries = self.queries.index_select(0, candidates)  # (n, D)
         weight = linear(queries, vectors).relu()  # (n, L)
         if not torch.compiler.is_compiling() and len(history) < len(candidates):
             # M Σ_l a_l h_l = Σ_l a_l (M h_l), and there are fewer h_l than candidates.
-            crossed = weight @ linear(vectors, self.pooled_map)  # (n, D + F)
-        else:
-            crossed = linear(weight @ vectors, self.pooled_map)
-        return self._network(candidates, context, crossed), weight
+            return weight @ linear(vectors, self.pooled_map), weight
+        return linear(weight @ vectors, self.pooled_map), weight
 
     def rows(
         self, target: Tensor, history: Tensor, lengths: Tensor, context: Mapping[str, Tensor]
@@ -158,7 +154,7 @@ class FoldedQIN(FoldedModel):
                 for name, values in context.items()
             }
             crossed = linear(pooled[some], self.pooled_map)
-            logits.append(self._network(target[some], part, crossed))
+            logits.append(self.predict(target[some], crossed, part))
         return torch.cat(logits), weight
 
     def _pieces(self, rows: int) -> Iterator[slice]:
@@ -166,20 +162,22 @@ class FoldedQIN(FoldedModel):
         for start in range(0, max(rows, 1), step):
             yield slice(start, start + step)
 
-    def _network(self, target: Tensor, context: Mapping[str, Tensor], crossed: Tensor) -> Tensor:
+    def predict(
+        self, candidates: Tensor, attended: Tensor, context: Mapping[str, Tensor]
+    ) -> Tensor:
         """From what the attention found, [M p; A_o M p] (n, D + F), to the logit (n,)."""
         dim = self.dim
-        vector = self.vectors.index_select(0, target)  # (n, D)
+        vector = self.vectors.index_select(0, candidates)  # (n, D)
         if self.tabulates_first_layer:
-            h = self.first.index_select(0, target)  # (n, F)
+            h = self.first.index_select(0, candidates)  # (n, F)
         else:
             h = linear(vector, self.first_map, self.first_bias)
-        h = h + crossed[:, dim:]
-        parts = [vector, crossed[:, :dim] + vector]
+        h = h + attended[:, dim:]
+        parts = [vector, attended[:, :dim] + vector]
         for feature in reversed(self.row_features):
             values = feature(context[feature.name])  # (n or 1, w + F)
             row, first = values.split([values.shape[1] - self.width, self.width], dim=1)
-            parts.insert(0, row.expand(target.shape[0], -1))
+            parts.insert(0, row.expand(candidates.shape[0], -1))
             h += first
         x = torch.cat(parts, dim=1)  # (n, F)
         for i, slope in enumerate(self.slopes):

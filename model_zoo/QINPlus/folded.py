@@ -116,10 +116,8 @@ class FoldedQINPlus(FoldedModel):
             sparse=plain["sparse"],
         )
 
-    def forward(
-        self, history: Tensor, candidates: Tensor, context: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """One user, many candidates: the pairs' products are one matrix product."""
+    def attend(self, history: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """[o, t ⊙ o] (n, 2 D), and the weights (n, L); the pairs' products are one product."""
         real = history != 0  # (L,)
         after = real.flip(0).cumsum(0).flip(0) - real.long()  # real items that are newer
         vectors = self.vectors.index_select(0, history)  # (L, D)
@@ -132,7 +130,7 @@ class FoldedQINPlus(FoldedModel):
         pair = pair + self.gate_targets.index_select(0, candidates).unsqueeze(1)
         weight = self._weight(pair) * real.to(pair.dtype)  # (n, L)
         interest = weight @ vectors * self._scale(real.sum().view(1))
-        return self._network(candidates, targets, interest, context), weight
+        return torch.cat([interest, targets * interest], dim=1), weight
 
     def rows(
         self, target: Tensor, history: Tensor, lengths: Tensor, context: Mapping[str, Tensor]
@@ -162,7 +160,8 @@ class FoldedQINPlus(FoldedModel):
         for some in self._pieces(len(target), ROWS):
             part = {name: v if len(v) == 1 else v[some] for name, v in context.items()}
             vectors = self.vectors.index_select(0, target[some])
-            logits.append(self._network(target[some], vectors, interest[some], part))
+            crossed = torch.cat([interest[some], vectors * interest[some]], dim=1)
+            logits.append(self.predict(target[some], crossed, part))
         return torch.cat(logits), weight
 
     def _pieces(self, count: int, size: int) -> Iterator[slice]:
@@ -182,15 +181,15 @@ class FoldedQINPlus(FoldedModel):
         """n^-γ, (n, 1)."""
         return lengths.clamp(min=1).unsqueeze(1).to(self.dtype).pow(-self.length_power)
 
-    def _network(
-        self, target: Tensor, vectors: Tensor, interest: Tensor, context: Mapping[str, Tensor]
+    def predict(
+        self, candidates: Tensor, attended: Tensor, context: Mapping[str, Tensor]
     ) -> Tensor:
-        """From item t and interest o, both (n, D), to the logit (n,)."""
-        crossed = torch.cat([interest, vectors * interest], dim=1)
-        x = linear(crossed, self.crossed_map)
+        """From the interest o and its product with the item, [o, t ⊙ o] (n, 2 D), to the logit."""
+        x = linear(attended, self.crossed_map)
         if self.tabulates_first_layer:
-            x = x + self.first.index_select(0, target)
+            x = x + self.first.index_select(0, candidates)
         else:
+            vectors = self.vectors.index_select(0, candidates)
             x = x + linear(vectors, self.first_map, self.first_bias)
         for feature in self.row_features:
             x = x + feature(context[feature.name])

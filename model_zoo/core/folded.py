@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Kind = Literal["categorical", "sequence", "numeric", "embedding"]
+FEW = 4  # candidates of a user, on average, up to which a row for each is faster
 
 
 class FoldedFeature(nn.Module):
@@ -89,6 +90,8 @@ class FoldedModel(nn.Module, ABC):
     Shapes (B rows, T history items of all rows, n candidates, L items of one history):
         ``rows``: target (B,), history (T,), lengths (B,) -> logit (B,), weight (T,)
         ``forward``: history (L,), candidates (n,) -> logit (n,), weight (n, L)
+        ``users``: histories U × (L_u,), candidates U × (n_u,) -> logit (Σ n_u,), weights
+        U × (n_u, L_u)
         Row features are (B, ...) or (n, ...); a first dimension of 1 holds for all. Item ids
         are rows of the tables; 0 is padding. Histories are oldest first. A weight says how much
         a history item counts for the score; of padding it is 0.
@@ -123,10 +126,18 @@ class FoldedModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(
-        self, history: Tensor, candidates: Tensor, context: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """One user, many candidates."""
+    def attend(self, history: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network takes of one user's history (L,) for each of the candidates (n,).
+
+        Returns:
+            That, with a row for each candidate (n, ...), and the weights (n, L).
+        """
+
+    @abstractmethod
+    def predict(
+        self, candidates: Tensor, attended: Tensor, context: Mapping[str, Tensor]
+    ) -> Tensor:
+        """From what :meth:`attend` found for candidates (n,) to their logits (n,)."""
 
     @abstractmethod
     def rows(
@@ -150,6 +161,42 @@ class FoldedModel(nn.Module, ABC):
         """The model again, from its features, its buffers by name and its plain values."""
 
     # --- what serves it uses
+
+    def forward(
+        self, history: Tensor, candidates: Tensor, context: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """One user, many candidates; the history's vectors are gathered once."""
+        attended, weight = self.attend(history, candidates)
+        return self.predict(candidates, attended, context), weight
+
+    def users(
+        self,
+        histories: Sequence[Tensor],
+        candidates: Sequence[Tensor],
+        context: Mapping[str, Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Several users, each with candidates; all rows go through the network together."""
+        target = torch.cat(list(candidates))
+        if len(target) > FEW * len(candidates):
+            pairs = zip(histories, candidates, strict=True)
+            found = [self.attend(history, some) for history, some in pairs]
+            attended = torch.cat([one for one, _ in found])
+            return self.predict(target, attended, context), [weight for _, weight in found]
+        counts = [len(some) for some in candidates]
+        real = [history.nonzero().squeeze(1) for history in histories]
+        packed = [history[kept] for history, kept in zip(histories, real, strict=True)]
+        lengths = [len(one) for one, n in zip(packed, counts, strict=True) for _ in range(n)]
+        repeated = [one.repeat(n) for one, n in zip(packed, counts, strict=True)]
+        logit, weight = self.rows(
+            target, torch.cat(repeated), torch.tensor(lengths, device=target.device), context
+        )
+        weights, start = [], 0
+        for history, kept, n in zip(histories, real, counts, strict=True):
+            own = weight.new_zeros(n, len(history))
+            own[:, kept] = weight[start : start + n * len(kept)].view(n, len(kept))
+            weights.append(own)
+            start += n * len(kept)
+        return logit, weights
 
     @property
     def dim(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving import scorer as scorer_module
+from model_zoo.core.serving import users as users_module
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
@@ -185,7 +186,8 @@ def test_many_candidates_are_scored_some_at_a_time(
     user = batch["item_seq"][4], batch["item_id"], context
     rows = batch["item_seq"].tolist(), batch["item_id"], context
     whole = scorer.score(*user, explain=True), scorer.score_batch(*rows, explain=True)
-    monkeypatch.setattr(scorer_module, "CANDIDATES", 3)
+    for module in (scorer_module, users_module):
+        monkeypatch.setattr(module, "CANDIDATES", 3)
     parts = scorer.score(*user, explain=True), scorer.score_batch(*rows, explain=True)
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one.probability, other.probability)
@@ -220,7 +222,7 @@ def test_no_context_is_needed_without_row_features(tmp_path: Path) -> None:
     [
         ([3, 12], "position 1: found 12, expected 0..11"),
         ([3, -1], "position 1: found -1, expected 0..11"),
-        ([3.0], "expected integers, found torch.float32"),
+        ([3.0], "expected integers, found torch.float64"),
         (np.array([1.5]), "expected integers, found torch.float64"),
         ([True], "expected integers, found torch.bool"),
         ([[3]], "expected 1 dimension(s), found shape (1, 1)"),
@@ -245,7 +247,7 @@ def test_bad_histories_are_named(scorer: Scorer, history: Any, message: str) -> 
     [
         ([1, 5, 0], "position 2: found 0, expected 1..11"),
         ([99], "position 0: found 99, expected 1..11"),
-        ([1.0], "expected integers, found torch.float32"),
+        ([1.0], "expected integers, found torch.float64"),
         (["1"], "expected integers"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Fold and export: ``python -m model_zoo.core.commands.serving fold --expid QIN_default``."""
+"""Fold, export, serve: ``python -m model_zoo.core.commands.serving fold --expid QIN_default``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any
 import torch
 
 from model_zoo.core.commands.cli import add_experiment_arguments, run_command
+from model_zoo.core.commands.service import add_service_arguments, serve
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "serve":
+        serve(arguments)
+        return
     # Not at the top: --help needs no FuxiCTR.
     from model_zoo.core.commands.deployment import export_experiment, write_folded
 
@@ -35,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model_zoo.core.commands.serving",
-        description="Fold or export a trained model.",
+        description="Fold, export or serve a trained model.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
@@ -49,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--small", action="store_true", help="do not tabulate the first layer for each item"
         )
     own.add_argument("--format", choices=["torch", "aoti", "onnx"], required=True)
+    text = "serve a folded model over HTTP, as qin-serve"
+    add_service_arguments(commands.add_parser("serve", help=text, description=text))
     return run_command(_run, parser, argv)
 
 

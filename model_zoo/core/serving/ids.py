@@ -11,7 +11,9 @@ from torch import Tensor
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
-from model_zoo.core.serving.keys import PLAIN, Keys, largest_exact, plain
+from model_zoo.core.serving.keys import Keys, largest_exact, plain
+from model_zoo.core.serving.lookup import IntegerRows, integer_array
+from model_zoo.core.serving.tensors import doubles, integers, packed, tensor_of
 
 OUT_OF_VOCABULARY = "__OOV__"  # FuxiCTR's token
 
@@ -41,6 +43,7 @@ class Ids:
     _keys: dict[str | None, Keys] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _index: IntegerRows | None = field(default=None, init=False, repr=False, compare=False)
 
     def state(self) -> dict[str, Any]:
         """As plain values."""
@@ -87,10 +90,13 @@ class Ids:
             InputError: If an id is unknown and there is no rule for that.
         """
         if self.rows is None:
-            rows = _integers(ids, what, dim=1)
+            rows = integers(ids, what, dim=1)
             low = 0 if padding else 1
             _require_range(rows, low, num_items - 1, what)
             return rows
+        together = self._together(ids)
+        if together is not None:
+            return together
         keys = self._item_keys(ids, what)
         found = list(map(self.rows.get, keys))
         if None in found:
@@ -102,7 +108,26 @@ class Ids:
         if None in found:
             place = found.index(None)
             raise InputError(f"{what}: position {place}: item {keys[place]!r} is unknown")
-        return torch.tensor(found, dtype=torch.long)
+        return packed(found, "q")
+
+    def _together(self, ids: Any) -> Tensor | None:
+        """Rows of an array of integers, where that is what the ids are and all have one."""
+        given = integer_array(ids)
+        if self.rows is None or given is None or not self._known_keys(self.rows).are_integers():
+            return None
+        if self._index is None or not self._index.is_of(len(self.rows)):
+            try:
+                self._index = IntegerRows(self.rows)
+            except ValueError:
+                return None
+        rows = self._index.find(given)
+        absent = (rows < 0).nonzero().squeeze(1)
+        if len(absent):
+            later = [self.rows.get(key, self.unknown) for key in given[absent].tolist()]
+            if None in later:
+                return None  # which is said with its place
+            rows[absent] = packed(later, "q")
+        return rows
 
     def stored(self, ids: Any, what: str) -> list[Any]:
         """Ids of items, known or not, as they are stored.
@@ -112,7 +137,7 @@ class Ids:
         """
         listed(ids, what)
         if self.rows is None:
-            return _integers(ids, what, dim=1).tolist()
+            return integers(ids, what, dim=1).tolist()
         keys = self._item_keys(ids, what)
         for place, key in enumerate(keys):
             if key is None or key == "":
@@ -122,8 +147,10 @@ class Ids:
     def _item_keys(self, ids: Any, what: str) -> list[Any]:
         keys = listed(ids, what)
         assert self.rows is not None  # asked of raw ids only
-        known = self._keys.setdefault(None, Keys(self.rows))
-        return known.stored(keys, what, largest=largest_exact(ids))
+        return self._known_keys(self.rows).stored(keys, what, largest=largest_exact(ids))
+
+    def _known_keys(self, rows: dict[Any, int]) -> Keys:
+        return self._keys.setdefault(None, Keys(rows))
 
     def values(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
         """Values of a feature as its map takes them: (n,), or (n, m) for lists and vectors.
@@ -134,8 +161,8 @@ class Ids:
         if feature.kind in ("categorical", "sequence"):
             return self._tokens(feature, values, what)
         if feature.kind == "numeric":
-            values = _doubles(values, self.missing.get(feature.name))
-        tensor = _tensor(values, what, "numbers")
+            values = doubles(values, self.missing.get(feature.name))
+        tensor = tensor_of(values, what, "numbers")
         if tensor.dtype.is_floating_point:
             tensor = tensor.double() if feature.kind == "numeric" else tensor.float()
         elif tensor.dtype == torch.bool or tensor.dtype.is_complex:
@@ -180,13 +207,13 @@ class Ids:
                     self._encode(feature, row, f"{what}, list {i}", largest)
                     for i, row in enumerate(lists)
                 ]
-            ids = _integers(_padded(lists), what, dim=2)
+            ids = integers(_padded(lists), what, dim=2)
         else:
             if vocabulary is not None:
                 values = plain(values)
                 tokens = values if isinstance(values, list) else [values]
                 values = self._encode(feature, tokens, what, largest)
-            ids = _integers(values, what, dim=1)
+            ids = integers(values, what, dim=1)
         _require_range(ids, 0, feature.weight.shape[0] - 1, what)
         return ids
 
@@ -229,51 +256,6 @@ def _padded(lists: list[list[int]]) -> list[list[int]]:
     """Lists of one length."""
     longest = max(1, *(len(ids) for ids in lists))
     return [[*ids, *[0] * (longest - len(ids))] for ids in lists]
-
-
-def _doubles(values: Any, missing: float | None) -> Any:
-    """Python's own numbers as float64, which torch would make float32; ``None`` is filled."""
-    if isinstance(values, (list, tuple)) or not _is_flat(values):
-        values = plain(values)
-    numbers = [values] if values is None or isinstance(values, float) else values
-    if not isinstance(numbers, list):
-        return values
-    if missing is not None:
-        numbers = [missing if number is None else number for number in numbers]
-    kinds = {type(number) for number in numbers}
-    exact = float in kinds and kinds <= {int, float}
-    return torch.tensor(numbers, dtype=torch.float64) if exact else numbers
-
-
-def _is_flat(values: Any) -> bool:
-    """Whether torch reads it well: no list, nor array, of arrays."""
-    if isinstance(values, (list, tuple)):
-        return not values or type(values[0]) in PLAIN
-    return str(getattr(values, "dtype", None)) != "object"
-
-
-def _tensor(values: Any, what: str, expected: str) -> Tensor:
-    try:
-        if hasattr(values, "to_numpy"):  # a column of a table, which may have labels
-            values = values.to_numpy().copy()
-        return torch.as_tensor(values if _is_flat(values) else plain(values))
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{what}: expected {expected}") from None
-
-
-def _integers(values: Any, what: str, *, dim: int) -> Tensor:
-    if isinstance(values, (list, tuple)) and bool in set(map(type, values)):
-        raise InputError(f"{what}: expected integers, found torch.bool")
-    tensor = _tensor(values, what, "integers")
-    if tensor.numel() == 0:
-        tensor = tensor.long()
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
-        raise InputError(f"{what}: expected integers, found {tensor.dtype}")
-    if tensor.dim() == 0 and dim == 1:
-        tensor = tensor.reshape(1)
-    if tensor.dim() != dim:
-        raise InputError(f"{what}: expected {dim} dimension(s), found shape {tuple(tensor.shape)}")
-    return tensor.long()
 
 
 def require_finite_scores(logit: Tensor) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.folded import FoldedFeature
 from model_zoo.core.serving.calibration import Calibration
+from model_zoo.core.serving.catalogue import Catalogue
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
 from model_zoo.core.serving.ids import require_finite_scores
-from model_zoo.core.serving.shared_lock import SharedLock
-
-CANDIDATES = 4_096  # scored at a time, so that memory does not grow with their number
-SPARE_ROWS = 8  # a table that has to grow gets room for an eighth more items
+from model_zoo.core.serving.inputs import feature_values
+from model_zoo.core.serving.users import CANDIDATES, User, UserRequest, score_users
 
 
 class Explained(NamedTuple):
@@ -54,8 +52,8 @@ class Scorer:
     def __init__(self, file: FoldedFile) -> None:
         self._file = file
         self._folded, self._ids = file.folded, file.ids
-        self._lock = SharedLock()
-        self._updating = threading.Lock()  # one update prepares its rows at a time
+        self._catalogue = Catalogue(self._folded, self._ids)
+        self._lock = self._catalogue.lock
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Scorer:
@@ -68,7 +66,7 @@ class Scorer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with its present items; meanwhile updates wait, and scoring goes on."""
-        with self._updating:
+        with self._catalogue.changing:
             save_folded(path, self._file)
 
     @property
@@ -106,27 +104,67 @@ class Scorer:
         Raises:
             InputError: If an id is unknown, a feature missing, or a value or score not finite.
         """
-        given = self._ids.items(history, self._folded.num_items, "history", padding=True)
+        (answer,) = self.score_users(
+            [UserRequest(history, candidates, context, calibrated, explain)]
+        )
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
+
+    @torch.inference_mode()
+    def score_users(self, requests: Sequence[UserRequest]) -> list[Tensor | Explained | InputError]:
+        """Score several users' candidates together, all on the items of one moment.
+
+        Args:
+            requests: One for each user.
+
+        Returns:
+            For each request what :meth:`score` returns, or the error that it raises: a wrong
+            request leaves the others as they are.
+        """
+        with self._lock.shared():
+            read = [self._read(request) for request in requests]
+            score_users(self._folded, [user for user in read if isinstance(user, User)])
+        return [
+            user if isinstance(user, InputError) else self._answer(user, request)
+            for user, request in zip(read, requests, strict=True)
+        ]
+
+    def _read(self, request: UserRequest) -> User | InputError:
+        try:
+            return self._checked(request)
+        except InputError as error:
+            return error
+
+    def _checked(self, request: UserRequest) -> User:
+        items = self._folded.num_items
+        given = self._ids.items(request.history, items, "history", padding=True)
         kept = given.nonzero().squeeze(1)[-self._file.max_len :]
         rows = self._to_device(given[kept])
-        targets = self._to_device(self._ids.items(candidates, self._folded.num_items, "candidates"))
-        values = self._context(context, len(targets))
-        # An empty history is one padding item: its weight is 0.
-        slots = rows if len(rows) else rows.new_zeros(1)
-        # One tensor, written in place: small ones that stay would break up the freed memory.
-        logits, weights = torch.empty(len(targets), device=self._device), []
-        for start in range(0, max(len(targets), 1), CANDIDATES):
-            some = slice(start, start + CANDIDATES)
-            part = {name: v if len(v) == 1 else v[some] for name, v in values.items()}
-            with self._lock.shared():
-                logits[some], weight = self._folded(slots, targets[some], part)
-            if explain:
-                weights.append(weight.float())
-        probability = self._probability(logits, calibrated)
-        if not explain:
+        targets = self._to_device(self._ids.items(request.candidates, items, "candidates"))
+        return User(
+            given=len(given),
+            kept=kept,
+            # An empty history is one padding item: its weight is 0.
+            history=rows if len(rows) else rows.new_zeros(1),
+            targets=targets,
+            context=self._context(request.context, len(targets)),
+            # One tensor, written in place: small ones that stay would break up freed memory.
+            logits=torch.empty(len(targets), device=self._device),
+            weights=[] if request.explain else None,
+        )
+
+    def _answer(self, user: User, request: UserRequest) -> Tensor | Explained | InputError:
+        try:
+            probability = self._probability(user.logits, request.calibrated)
+        except InputError as error:
+            return error
+        if user.weights is None:
             return probability
-        aligned = probability.new_zeros(len(targets), len(given))
-        aligned[:, kept.to(aligned.device)] = torch.cat(weights)[:, : len(rows)]
+        aligned = probability.new_zeros(len(user.targets), user.given)
+        if user.weights:  # else there is no candidate
+            weight = torch.cat(user.weights)[:, : len(user.kept)]
+            aligned[:, user.kept.to(aligned.device)] = weight
         return Explained(probability, aligned)
 
     @torch.inference_mode()
@@ -154,31 +192,30 @@ class Scorer:
         Raises:
             InputError: As :meth:`score`, and if there are not as many histories as candidates.
         """
-        targets = self._ids.items(candidates, self._folded.num_items, "candidates")
-        if len(histories) != len(targets):
-            raise InputError(f"{len(histories)} histories for {len(targets)} candidates")
-        given = [
-            self._ids.items(history, self._folded.num_items, f"history of row {i}", padding=True)
-            for i, history in enumerate(histories)
-        ]
-        kept = [rows.nonzero().squeeze(1)[-self._file.max_len :] for rows in given]
-        values = self._context(context, len(targets))
-        logits = torch.empty(len(targets), device=self._device)
-        weights: list[Tensor] = []
-        for start in range(0, len(targets), CANDIDATES):
-            some = slice(start, start + CANDIDATES)
-            packed = [rows[k] for rows, k in zip(given[some], kept[some], strict=True)]
-            lengths = torch.tensor([len(rows) for rows in packed])
-            part = {name: v if len(v) == 1 else v[some] for name, v in values.items()}
-            with self._lock.shared():
+        with self._lock.shared():
+            targets = self._ids.items(candidates, self._folded.num_items, "candidates")
+            if len(histories) != len(targets):
+                raise InputError(f"{len(histories)} histories for {len(targets)} candidates")
+            given = [
+                self._ids.items(ids, self._folded.num_items, f"history of row {i}", padding=True)
+                for i, ids in enumerate(histories)
+            ]
+            kept = [rows.nonzero().squeeze(1)[-self._file.max_len :] for rows in given]
+            values = self._context(context, len(targets))
+            logits = torch.empty(len(targets), device=self._device)
+            weights: list[Tensor] = []
+            for start in range(0, len(targets), CANDIDATES):
+                some = slice(start, start + CANDIDATES)
+                packed = [rows[k] for rows, k in zip(given[some], kept[some], strict=True)]
+                lengths = torch.tensor([len(rows) for rows in packed])
                 logits[some], weight = self._folded.rows(
                     self._to_device(targets[some]),
                     self._to_device(torch.cat(packed)),
                     self._to_device(lengths),
-                    part,
+                    {name: v if len(v) == 1 else v[some] for name, v in values.items()},
                 )
-            if explain:
-                weights += torch.split(weight.float().cpu(), lengths.tolist())
+                if explain:
+                    weights += torch.split(weight.float().cpu(), lengths.tolist())
         probability = self._probability(logits, calibrated)
         if not explain:
             return probability
@@ -198,35 +235,7 @@ class Scorer:
         Raises:
             InputError: If an id is there already, or a value does not fit; then nothing changes.
         """
-        with self._updating:
-            ids, first = self._ids.stored(ids, "add_items"), self._folded.num_items
-            if self._ids.rows is None:
-                expected = list(range(first, first + len(ids)))
-                if ids != expected:
-                    raise InputError(f"add_items: ids {ids}, expected the next ones: {expected}")
-            elif len(set(ids)) < len(ids) or not self._ids.rows.keys().isdisjoint(ids):
-                known = [i for i in ids if i in self._ids.rows or ids.count(i) > 1]
-                raise InputError(f"add_items: item {known[0]!r} is there already")
-            values = dict(features)
-            if self._ids.item_col in self._ids.vocabularies:
-                values.setdefault(self._ids.item_col, ids)
-            absent = self._ids.absent(self._folded.item_features, len(ids))
-            values = {**absent, **values}
-            empty = self._folded.vectors.new_zeros(len(ids), self._folded.dim)
-            tables = self._folded.encode(self._item_features(values, len(ids)), empty)
-            room = len(self._folded.vectors)
-            if first + len(ids) > room:
-                # Copied beside the old tables; scoring waits only for the exchange.
-                grown = self._folded.grown(first + len(ids) + room // SPARE_ROWS)
-                with self._lock.exclusive():
-                    for name, table in grown.items():
-                        self._folded.register_buffer(name, table)
-            rows = torch.arange(first, first + len(ids), device=self._device)
-            with self._lock.exclusive():
-                self._folded.write_items(rows, tables)
-                self._folded.num_items = first + len(ids)
-                if self._ids.rows is not None:
-                    self._ids.rows.update(zip(ids, rows.tolist(), strict=True))
+        self._catalogue.add(ids, features)
 
     def update_items(self, ids: Sequence[Any], features: Mapping[str, Any]) -> None:
         """Replace features of items; those that are not given stay as they are.
@@ -238,20 +247,28 @@ class Scorer:
         Raises:
             InputError: If an item is unknown, or a value does not fit; then nothing changes.
         """
-        with self._updating:
-            ids = self._ids.stored(ids, "update_items")
-            if self._ids.rows is not None:
-                absent = [key for key in ids if key not in self._ids.rows]
-                if absent:
-                    raise InputError(f"update_items: item {absent[0]!r} is not there")
-            rows = self._to_device(self._ids.items(ids, self._folded.num_items, "update_items"))
-            if len(set(ids)) < len(ids):
-                twice = next(key for key in ids if ids.count(key) > 1)
-                raise InputError(f"update_items: item {twice!r} is given twice")
-            values = self._item_features(features, len(rows))
-            tables = self._folded.encode(values, self._folded.vectors[rows])
-            with self._lock.exclusive():
-                self._folded.write_items(rows, tables)
+        self._catalogue.update(ids, features)
+
+    def putting_items(
+        self, ids: Sequence[Any], features: Mapping[str, Any]
+    ) -> AbstractContextManager[int]:
+        """Check a change, and make it at the end of the block: add new items, update the others.
+
+        So what has to come before the change, such as a record of it, stands in the block; if
+        the block raises, nothing changes.
+
+        Args:
+            ids: Each once. Of encoded ids the new ones are the next integers.
+            features: Values by feature, one for each id; as of :meth:`add_items` and
+                :meth:`update_items` where one is not given.
+
+        Returns:
+            A context manager that gives the number of new items.
+
+        Raises:
+            InputError: On entering, if an id or a value does not fit.
+        """
+        return self._catalogue.putting(ids, features)
 
     @property
     def _device(self) -> torch.device:
@@ -270,31 +287,5 @@ class Scorer:
         return calibration(logit)
 
     def _context(self, context: Mapping[str, Any] | None, rows: int) -> dict[str, Tensor]:
-        return self._values(self._folded.row_features, context or {}, rows, "context", one=True)
-
-    def _item_features(self, features: Mapping[str, Any], rows: int) -> dict[str, Tensor]:
-        given = [f for f in self._folded.item_features if f.name in features]
-        return self._values(given, features, rows, "item feature")
-
-    def _values(
-        self,
-        wanted: Sequence[FoldedFeature] | Any,
-        given: Mapping[str, Any],
-        rows: int,
-        what: str,
-        *,
-        one: bool = False,
-    ) -> dict[str, Tensor]:
-        """Checked values of features on the device; ``one`` value may stand for all rows."""
-        names = {feature.name for feature in wanted}
-        problems = [f"{what}: '{name}' is missing" for name in sorted(names - set(given))]
-        problems += [f"{what}: '{name}' is no such feature" for name in sorted(set(given) - names)]
-        if problems:
-            raise InputError(problems)
-        values = {}
-        for feature in wanted:
-            tensor = self._ids.values(feature, given[feature.name], f"{what} '{feature.name}'")
-            if len(tensor) != rows and not (one and len(tensor) == 1):
-                raise InputError(f"{what} '{feature.name}': {len(tensor)} values for {rows} rows")
-            values[feature.name] = self._to_device(tensor)
-        return values
+        features, device = self._folded.row_features, self._device
+        return feature_values(self._ids, features, context or {}, rows, "context", device, one=True)
