@@ -27,6 +27,11 @@ MEDIA = {"json": JSON, "binary": MEDIA_TYPE}
 ROOM = ("--max-queue-rows", "1000000")  # where nothing is to be refused
 FULL = 16  # requests of 1,000 rows: as many as the queue holds
 SAMPLE_SECONDS = 0.5
+COLUMNS = (
+    *("candidates", "body", "concurrency", "rows/s", "p50", "p99", "requests a batch"),
+    *("server's CPU", "rows per CPU second", "of the scorer's with the same batches"),
+    *("clients' CPU", "refused, failed"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,7 @@ class Run:
 def table(run: Run) -> None:
     """Rates and latencies by candidates, form of the body and concurrency."""
     scorer = Scorer.load(run.path)
-    print(
-        "| candidates | body | concurrency | rows/s | p50 | p99 | requests a batch | server's CPU | "
-        "rows per CPU second | of the scorer's with the same batches | clients' CPU | refused, failed |"
-        "\n|---|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+    _head(*COLUMNS)
     with run.serving(*ROOM) as server:
         for candidates in run.arguments.candidates:
             requests = draw_requests(run.experiment, candidates)
@@ -108,8 +109,7 @@ def overload(run: Run) -> None:
         work = run.work(server, requests, "binary")
         seconds = run.arguments.seconds
         run.closed(work, FULL, 2.0)
-        print("| | requests/s | answered/s | p50 | p99 | refused (p99) | failed | resident, MiB |")
-        print("|---|---|---|---|---|---|---|---|")
+        _head("", "requests/s", "answered/s", "p50", "p99", "refused (p99)", "failed", "MiB")
         alone = run.closed(work, 1, seconds)
         _overload_line("one client, before", alone, resident(server.pid))
         full = run.closed(work, FULL, 2 * seconds)
@@ -130,8 +130,9 @@ def _overload_line(what: str, outcome: Outcome, mib: float) -> None:
     refused = f"{len(outcome.refused):,}"
     if outcome.refused:
         refused += f" ({np.percentile(outcome.refused, 99) * 1e3:.0f} ms)"
+    answered = len(outcome.answered) / outcome.seconds
     print(
-        f"| {what} | {sent / outcome.seconds:,.0f} | {len(outcome.answered) / outcome.seconds:,.0f} | "
+        f"| {what} | {sent / outcome.seconds:,.0f} | {answered:,.0f} | "
         f"{_quantiles(outcome.answered, ' | ')} | {refused} | {_failures(outcome)} | {mib:,.0f} |",
         flush=True,
     )
@@ -146,8 +147,7 @@ def soak(run: Run) -> None:
     with run.serving() as server:
         work = run.work(server, requests, "json")
         whole = max(1, round(run.arguments.minutes))
-        print("| minute | requests/s | p50 | p99 | refused, failed | resident, MiB |")
-        print("|---|---|---|---|---|---|")
+        _head("minute", "requests/s", "p50", "p99", "refused, failed", "resident, MiB")
         with _changing(server, [run.path.name, other.name], done):
             for minute in range(1, whole + 1):
                 length = 60 * run.arguments.minutes / whole
@@ -211,6 +211,10 @@ def _sampled(measure: Callable[[], float]) -> Iterator[list[float]]:
     finally:
         stop.set()
         thread.join()
+
+
+def _head(*columns: str) -> None:
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
 
 def _quantiles(seconds: list[float], between: str) -> str:
