@@ -38,6 +38,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["model_zoo", "model_zoo.*"]),
+    package_data={"model_zoo.core.serving.network": ["page.html"]},
     python_requires=">=3.10",
     install_requires=[
         "fuxictr>=2.3.10",

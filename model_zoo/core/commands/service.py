@@ -37,6 +37,11 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         help="file with the token that POST /items and /reload need; without it they are refused",
     )
+    parser.add_argument(
+        "--titles",
+        type=path_argument,
+        help="csv file for the page at /: ids in the first column, and a column title",
+    )
     limits = parser.add_argument_group("limits")
     for name, kind, text in (
         ("batch_wait_ms", _number, "how long a request waits for others to be scored with"),
@@ -81,6 +86,7 @@ def serve(arguments: argparse.Namespace) -> None:
             workers=arguments.workers,
             threads=threads,
             device=arguments.device,
+            titles=None if arguments.titles is None else Path(arguments.titles),
             limits=Limits(**{name: getattr(arguments, name) for name in Limits.__annotations__}),
         )
     )
