@@ -138,6 +138,8 @@ def commands(text: str) -> Iterator[list[str]]:
             words = ["python", *words[next(i for i, w in enumerate(words) if w in SCRIPTS) :]]
         if words[:1] == ["qin-data"]:
             yield ["model_zoo.core.commands.prepare", *words[1:]]
+        elif words[:1] == ["qin-serve"]:
+            yield ["model_zoo.core.commands.service", *words[1:]]
         elif words[:2] == ["python", "-m"]:
             yield words[2:]
         elif words[:1] == ["python"]:
@@ -177,7 +179,7 @@ def test_shown_commands_are_real(page: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("parsing_only")
 def test_mentioned_commands_are_real(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command within a sentence may leave out what is required, unless it names options."""
-    starts = ("python ", "torchrun ", "qin-data ")
+    starts = ("python ", "torchrun ", "qin-data ", "qin-serve ")
     mentioned = [code for code in inline_code(page) if code.startswith(starts)]
     for command in [c for code in mentioned for c in commands(code)]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
+from model_zoo.core.training.history import read_evaluations
 
 
 def folded_path(experiment: Experiment) -> Path:
@@ -73,7 +75,21 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
             folded.write_items(torch.tensor([ids.unknown]), unknown)
             folded.num_items = ids.unknown + 1
     digest = hashlib.sha256(Path(model.checkpoint).read_bytes()).hexdigest()
-    return FoldedFile(folded, ids, encoded.run.max_len, checkpoint=digest)
+    return FoldedFile(
+        folded, ids, encoded.run.max_len, checkpoint=digest, metrics=_best_evaluation(model)
+    )
+
+
+def _best_evaluation(model: Any) -> dict[str, float]:
+    """The metrics of the training's best evaluation on valid; none if it left none."""
+    evaluations = read_evaluations(model.history_path)
+    values = [model._monitor.get_value(evaluation) for evaluation in evaluations]
+    if not any(map(math.isfinite, values)):
+        return {}
+    best = min(values) if model._monitor_mode == "min" else max(values)
+    return {
+        name: evaluations[values.index(best)][name] for name in model.validation_metrics
+    }
 
 
 def _raw_ids(dataset: DatasetSpec, num_items: int) -> Ids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class FoldedFile:
         max_len: Most recent history items that the model was trained with.
         calibration: Map from logit to probability, if one was fitted.
         checkpoint: SHA-256 of the checkpoint that was folded.
+        metrics: Of the checkpoint's evaluation on valid, where its training left them.
     """
 
     folded: FoldedModel
@@ -38,6 +39,7 @@ class FoldedFile:
     max_len: int
     calibration: Calibration | None = None
     checkpoint: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def save_folded(path: str | os.PathLike[str], file: FoldedFile) -> None:
@@ -59,6 +61,7 @@ def save_folded(path: str | os.PathLike[str], file: FoldedFile) -> None:
         "max_len": file.max_len,
         "calibration": None if file.calibration is None else file.calibration.state(),
         "checkpoint": file.checkpoint,
+        "metrics": file.metrics,
     }
     with write_aside(path) as partial:
         torch.save(content, partial)
@@ -96,6 +99,7 @@ def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu"
         max_len=content["max_len"],
         calibration=None if state is None else Calibration.from_state(state),
         checkpoint=content["checkpoint"],
+        metrics=content.get("metrics", {}),  # older files have none
     )
 
 

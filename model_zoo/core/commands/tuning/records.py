@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.files import write_aside
+from model_zoo.core.training.history import read_evaluations
 
 PROGRESS = ("epoch", "train_loss", "learning_rate")  # columns of a history; others are metrics
 TABLES = "tables"  # sub-folder, while a search runs: the data, decoded once for all its trials
@@ -71,14 +71,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 def evaluations(trial: Trial) -> list[dict[str, float]]:
     """The trial's evaluations so far, each with its ``epoch``."""
-    path = trial.place.with_name(f"{trial.expid}.history.csv")
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [
-            {name: float(value) if value else float("nan") for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    return read_evaluations(trial.place.with_name(f"{trial.expid}.history.csv"))
 
 
 def best_evaluation(trial: Trial) -> dict[str, float]:

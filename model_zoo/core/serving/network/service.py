@@ -265,7 +265,7 @@ class Service:
             calibrated=file.calibration is not None,
             context=[_description(f, file.ids.vocabularies) for f in folded.row_features],
             item_features=[_description(f, file.ids.vocabularies) for f in folded.item_features],
-            metrics={},
+            metrics=file.metrics,
         )
 
     async def _change(self, change: Any, *arguments: Any) -> Any:

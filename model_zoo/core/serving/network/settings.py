@@ -29,8 +29,8 @@ class Limits:
     """
 
     batch_wait_ms: float = 0.0
-    max_batch_rows: int = 4_096
-    max_queue_rows: int = 16_384
+    max_batch_rows: int = 1_024
+    max_queue_rows: int = 49_152
     max_rows: int = 10_000
     max_weights: int = 1_000_000
     max_body_bytes: int = 8 * 2**20
