@@ -1,4 +1,4 @@
-"""A page to look at the model with: choose a history and candidates, see what each score is from."""
+"""A page to look at the model with: which items of a history does each score come from?"""
 
 from __future__ import annotations
 
