@@ -87,9 +87,7 @@ def _best_evaluation(model: Any) -> dict[str, float]:
     if not any(map(math.isfinite, values)):
         return {}
     best = min(values) if model._monitor_mode == "min" else max(values)
-    return {
-        name: evaluations[values.index(best)][name] for name in model.validation_metrics
-    }
+    return {name: evaluations[values.index(best)][name] for name in model.validation_metrics}
 
 
 def _raw_ids(dataset: DatasetSpec, num_items: int) -> Ids:

@@ -23,7 +23,7 @@ from model_zoo.core.serving.network.bodies import Bodies
 from model_zoo.core.serving.network.finding import FoundItems, Titles
 from model_zoo.core.serving.network.page import PARAMETERS, Page
 from model_zoo.core.serving.network.refusals import Refusal
-from model_zoo.core.serving.network.service import Scores, Service
+from model_zoo.core.serving.network.service import Service
 
 logger = logging.getLogger(__name__)
 LARGE = 2**18  # bytes from which on a body is parsed beside the event loop
@@ -118,8 +118,8 @@ class _Routes:
             asked = await _parsed(kind, body, compact)
             scores = await self._service.score(asked, arrived)
             if compact:
-                return Response(packed(_fields(scores)), media_type=MEDIA_TYPE)
-            fields = _fields(scores)
+                return Response(packed(scores.fields()), media_type=MEDIA_TYPE)
+            fields = scores.fields()
             fields["probability"] = scores.probability.tolist()
             if scores.weight is not None:
                 fields["weight"] = [weight.tolist() for weight in scores.weight]
@@ -202,12 +202,6 @@ async def _parsed(kind: type[_Model], body: bytes, compact: bool = False) -> _Mo
 
 def _read(kind: type[_Model], body: bytes, compact: bool) -> _Model:
     return kind.model_validate(unpacked(body)) if compact else kind.model_validate_json(body)
-
-
-def _fields(scores: Scores) -> dict[str, Any]:
-    given = {"candidates": scores.candidates, "weight": scores.weight}
-    present = {name: value for name, value in given.items() if value is not None}
-    return {"probability": scores.probability, "model": scores.model, **present}
 
 
 def _json(content: Any) -> Response:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
-from model_zoo.core.serving.network.batching import Batcher
+from model_zoo.core.serving.network.batching import Batcher, Batches
 from model_zoo.core.serving.network.messages import (
     FeatureDescription,
     ItemsAnswer,
@@ -50,6 +50,12 @@ class Scores:
     model: str
     candidates: list[Any] | None = None
     weight: Tensor | list[Tensor] | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Those that are there, by name."""
+        given = {"candidates": self.candidates, "weight": self.weight}
+        present = {name: value for name, value in given.items() if value is not None}
+        return {"probability": self.probability, "model": self.model, **present}
 
 
 def score_batch(
@@ -123,11 +129,18 @@ class Service:
         models: What is served.
         limits: Of requests and batches.
         metrics: Where work is counted.
+        batcher: What scores requests together, made as a :class:`Batcher` is.
     """
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits,
+        metrics: Metrics,
+        batcher: Callable[..., Batches[ScoreRequest | RowsRequest, Scores]] = Batcher,
+    ) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
-        self._batcher: Batcher[ScoreRequest | RowsRequest, Scores] = Batcher(
+        self._batcher = batcher(
             lambda requests: score_batch(models.served, requests), limits, metrics
         )
         # Changes wait for the disk and for other processes, in a thread of their own.
