@@ -12,7 +12,7 @@ from torch import Tensor
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
 from model_zoo.core.serving.keys import Keys, largest_exact, plain
-from model_zoo.core.serving.tensors import doubles, integers, tensor_of
+from model_zoo.core.serving.tensors import doubles, integers, packed, tensor_of
 
 OUT_OF_VOCABULARY = "__OOV__"  # FuxiCTR's token
 
@@ -103,7 +103,7 @@ class Ids:
         if None in found:
             place = found.index(None)
             raise InputError(f"{what}: position {place}: item {keys[place]!r} is unknown")
-        return torch.tensor(found, dtype=torch.long)
+        return packed(found, "q")
 
     def stored(self, ids: Any, what: str) -> list[Any]:
         """Ids of items, known or not, as they are stored.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
+import struct
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,7 +25,7 @@ def doubles(values: Any, missing: float | None) -> Any:
         numbers = [missing if number is None else number for number in numbers]
     kinds = {type(number) for number in numbers}
     exact = float in kinds and kinds <= {int, float}
-    return _packed(numbers, "d") if exact else numbers
+    return packed(numbers, "d") if exact else numbers
 
 
 def _is_flat(values: Any) -> bool:
@@ -46,7 +47,7 @@ def tensor_of(values: Any, what: str, expected: str) -> Tensor:
         if hasattr(values, "to_numpy"):  # a column of a table, which may have labels
             values = values.to_numpy().copy()
         return torch.as_tensor(values if _is_flat(values) else plain(values))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    except (TypeError, ValueError, RuntimeError, OverflowError, struct.error):
         raise InputError(f"{what}: expected {expected}") from None
 
 
@@ -60,17 +61,21 @@ def _of_list(values: list[Any]) -> Tensor | None:
         flat = _of_list(list(chain.from_iterable(values)))
         return flat if flat is None else flat.view(len(values), width, *flat.shape[1:])
     if kinds == {int}:
-        return _packed(values, "q")
-    return _packed(values, "d") if kinds and kinds <= {int, float} else None
+        return packed(values, "q")
+    return packed(values, "d") if kinds and kinds <= {int, float} else None
 
 
-def _packed(values: list[Any], code: str) -> Tensor:
+def packed(values: Sequence[Any], code: str) -> Tensor:
+    """Python's integers (``q``) as int64, or numbers (``d``) as float64, (n,).
+
+    Raises:
+        struct.error: If one is neither, or too large.
+    """
     dtype = torch.int64 if code == "q" else torch.float64
-    return (
-        torch.frombuffer(array(code, values), dtype=dtype)
-        if values
-        else torch.empty(0, dtype=dtype)
-    )
+    if not values:
+        return torch.empty(0, dtype=dtype)
+    # Of all ways to read a list the fastest: torch.tensor takes some fifty times as long.
+    return torch.frombuffer(bytearray(struct.pack(f"{len(values)}{code}", *values)), dtype=dtype)
 
 
 def integers(values: Any, what: str, *, dim: int) -> Tensor:
@@ -79,8 +84,15 @@ def integers(values: Any, what: str, *, dim: int) -> Tensor:
     Raises:
         InputError: If they are none, or of another shape.
     """
-    if isinstance(values, (list, tuple)) and bool in set(map(type, values)):
-        raise InputError(f"{what}: expected integers, found torch.bool")
+    if isinstance(values, (list, tuple)):
+        kinds = set(map(type, values))
+        if bool in kinds:
+            raise InputError(f"{what}: expected integers, found torch.bool")
+        if kinds == {int} and dim == 1:
+            try:
+                return packed(values, "q")
+            except struct.error:
+                raise InputError(f"{what}: expected integers") from None
     tensor = tensor_of(values, what, "integers")
     if tensor.numel() == 0:
         tensor = tensor.long()

@@ -56,16 +56,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def token(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
-    path.write_text(f"{TOKEN}\n")
-    path.chmod(0o600)
-    return path
-
-
 def test_mistakes_on_the_command_line_end_with_a_message(
-    folded: Path, token: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = tmp_path / "damaged.folded"
     damaged.write_bytes(folded.read_bytes()[:-200])
@@ -74,6 +66,7 @@ def test_mistakes_on_the_command_line_end_with_a_message(
     short.chmod(0o600)
     readable.write_text(TOKEN)
     readable.chmod(0o644)
+    start = ["--folded", str(folded), "--port", "0", "--threads", "1"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, message in (
@@ -87,7 +80,7 @@ def test_mistakes_on_the_command_line_end_with_a_message(
             (["--token-file", str(readable)], "everybody can read it; chmod o-r"),
             (["--device", "none"], "--device none"),
         ):
-            assert main(["--folded", str(folded), "--port", "0", *arguments]) == 2, arguments
+            assert main([*start, *arguments]) == 2, arguments
             assert message in capsys.readouterr().err
     for arguments in (["--port", "65536"], ["--workers", "0"], ["--body-seconds", "nan"]):
         with pytest.raises(SystemExit) as ended:

@@ -24,6 +24,7 @@ from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.finding import Titles
 from model_zoo.core.serving.network.metrics import FOLDER, Metrics
 from model_zoo.core.serving.network.models import Models
+from model_zoo.core.serving.network.protocol import BoundedHead
 from model_zoo.core.serving.network.service import Service
 from model_zoo.core.serving.network.settings import Settings
 
@@ -112,6 +113,8 @@ def _models(settings: Settings) -> Models:
 def _config(app: Any, **settings: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=BoundedHead,
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
