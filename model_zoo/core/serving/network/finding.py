@@ -81,7 +81,7 @@ class Titles:
 
 
 def _titles(path: Path, rows: Any) -> Iterator[tuple[str, str]]:
-    head = next(rows, [])
+    head: list[str] = next(rows, [])
     if TITLE not in head[1:]:
         raise InputError(
             f"{path}: found the columns {', '.join(head) or 'none'}, expected the ids in the first "

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from google.protobuf.wrappers_pb2 import BytesValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 from ray.serve.grpc_util import RayServegRPCContext
 
 from model_zoo.core.serving.network.app import build_app
@@ -127,15 +127,8 @@ class RayBatches:
         return Refusal(503, f"too many requests at a time: {why}", retry_after=1)
 
 
-@serve.deployment(
-    name="Scores",
-    max_ongoing_requests=ONGOING,
-    max_queued_requests=ONGOING,
-    health_check_period_s=5,
-    ray_actor_options={"num_cpus": 1},
-)
 @serve.ingress()
-class Replica:
+class _Replica:
     """Answers requests, as one process of ``qin-serve`` does."""
 
     def __init__(self, arguments: Arguments) -> None:
@@ -155,6 +148,15 @@ class Replica:
     async def Score(self, message: BytesValue, grpc_context: RayServegRPCContext) -> BytesValue:
         """``POST /score`` over gRPC."""
         return await grpc_score(self._service, message, grpc_context)
+
+
+Replica: Deployment = serve.deployment(
+    name="Scores",
+    max_ongoing_requests=ONGOING,
+    max_queued_requests=ONGOING,
+    health_check_period_s=5,
+    ray_actor_options={"num_cpus": 1},
+)(_Replica)
 
 
 async def grpc_score(service: Service, message: BytesValue, context: Any) -> BytesValue:
