@@ -12,6 +12,7 @@ from torch import Tensor
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
 from model_zoo.core.serving.keys import Keys, largest_exact, plain
+from model_zoo.core.serving.lookup import IntegerRows, integer_array
 from model_zoo.core.serving.tensors import doubles, integers, packed, tensor_of
 
 OUT_OF_VOCABULARY = "__OOV__"  # FuxiCTR's token
@@ -42,6 +43,7 @@ class Ids:
     _keys: dict[str | None, Keys] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _index: IntegerRows | None = field(default=None, init=False, repr=False, compare=False)
 
     def state(self) -> dict[str, Any]:
         """As plain values."""
@@ -92,6 +94,9 @@ class Ids:
             low = 0 if padding else 1
             _require_range(rows, low, num_items - 1, what)
             return rows
+        together = self._together(ids)
+        if together is not None:
+            return together
         keys = self._item_keys(ids, what)
         found = list(map(self.rows.get, keys))
         if None in found:
@@ -104,6 +109,25 @@ class Ids:
             place = found.index(None)
             raise InputError(f"{what}: position {place}: item {keys[place]!r} is unknown")
         return packed(found, "q")
+
+    def _together(self, ids: Any) -> Tensor | None:
+        """Rows of an array of integers, where that is what the ids are and all have one."""
+        given = integer_array(ids)
+        if self.rows is None or given is None or not self._known_keys(self.rows).are_integers():
+            return None
+        if self._index is None or not self._index.is_of(len(self.rows)):
+            try:
+                self._index = IntegerRows(self.rows)
+            except ValueError:
+                return None
+        rows = self._index.find(given)
+        absent = (rows < 0).nonzero().squeeze(1)
+        if len(absent):
+            later = [self.rows.get(key, self.unknown) for key in given[absent].tolist()]
+            if None in later:
+                return None  # which is said with its place
+            rows[absent] = packed(later, "q")
+        return rows
 
     def stored(self, ids: Any, what: str) -> list[Any]:
         """Ids of items, known or not, as they are stored.
@@ -123,8 +147,10 @@ class Ids:
     def _item_keys(self, ids: Any, what: str) -> list[Any]:
         keys = listed(ids, what)
         assert self.rows is not None  # asked of raw ids only
-        known = self._keys.setdefault(None, Keys(self.rows))
-        return known.stored(keys, what, largest=largest_exact(ids))
+        return self._known_keys(self.rows).stored(keys, what, largest=largest_exact(ids))
+
+    def _known_keys(self, rows: dict[Any, int]) -> Keys:
+        return self._keys.setdefault(None, Keys(rows))
 
     def values(self, feature: FoldedFeature, values: Any, what: str) -> Tensor:
         """Values of a feature as its map takes them: (n,), or (n, m) for lists and vectors.

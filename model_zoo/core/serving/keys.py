@@ -88,6 +88,10 @@ class Keys:
             converted.append(value)
         return converted
 
+    def are_integers(self) -> bool:
+        """Whether all known ids are."""
+        return (self._types or self._find_types()) == {int}
+
     def _find_types(self) -> set[type]:
         self._types = {type(key) for key in list(self._known) if key not in SPECIAL}
         self._types.discard(type(None))

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import torch
 
+from model_zoo.core.commands import serving as serving_command
 from model_zoo.core.commands.service import main
 from model_zoo.core.serving.network.journal import Journal
 from model_zoo.core.serving.network.settings import FOLLOW_SECONDS
@@ -82,6 +83,12 @@ def test_mistakes_on_the_command_line_end_with_a_message(
         ):
             assert main([*start, *arguments]) == 2, arguments
             assert message in capsys.readouterr().err
+    assert serving_command.main(["serve", "--folded", "none.folded", "--port", "0"]) == 2
+    assert "none.folded: no such folded model" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert main(start) == 2
+    assert "pip install '.[serve]'" in capsys.readouterr().err
     for arguments in (["--port", "65536"], ["--workers", "0"], ["--body-seconds", "nan"]):
         with pytest.raises(SystemExit) as ended:
             main(["--folded", str(folded), *arguments])
