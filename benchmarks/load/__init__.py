@@ -12,3 +12,12 @@ The clients are aiohttp's. For a request of 3 kB with an answer of 2 kB from 32 
 took 140 µs of CPU each, Locust's FastHttpUser 180 µs, with times in whole milliseconds, and httpx
 4,900 µs.
 """
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    # Not at the top: the clients' process imports this package too, and needs no torch.
+    from benchmarks.load.command import main as run
+
+    return run(argv)

@@ -11,6 +11,7 @@ import httpx
 
 from tests.serving.network.conftest import OWNER
 from tests.serving.network.processes import serving
+from tests.serving.network.ray_server import ray_serving
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,22 @@ Form = Callable[..., AbstractContextManager[Running]]
 
 
 @contextmanager
-def light(folded: Path, workers: int, *limits: str) -> Iterator[Running]:
+def light(folded: Path, workers: int, **limits: int) -> Iterator[Running]:
     """``qin-serve``."""
-    with serving(folded, "--workers", str(workers), *limits) as server:
+    flags = [
+        text
+        for name, value in limits.items()
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    with serving(folded, "--workers", str(workers), *flags) as server:
         yield Running(server.url, server.process.pid)
 
 
-FORMS: dict[str, Form] = {"light": light}
+@contextmanager
+def on_ray(folded: Path, workers: int, **limits: int) -> Iterator[Running]:
+    """Ray Serve, with a proxy, a controller and so many replicas on this machine."""
+    with ray_serving(folded, {"num_replicas": workers}, limits=limits) as (url, pid):
+        yield Running(url, pid)
+
+
+FORMS: dict[str, Form] = {"light": light, "ray": on_ray}

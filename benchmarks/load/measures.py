@@ -24,8 +24,8 @@ from model_zoo.core.serving.network.binary import MEDIA_TYPE
 from model_zoo.core.serving.scorer import Scorer
 
 MEDIA = {"json": JSON, "binary": MEDIA_TYPE}
-ROOM = ("--max-queue-rows", "1000000")  # where nothing is to be refused
-FULL = 16  # requests of 1,000 rows: as many as the queue holds
+ROOM = {"max_queue_rows": 1_000_000}  # where nothing is to be refused
+FULL = 48  # requests of 1,000 rows: as many as the queue holds
 SAMPLE_SECONDS = 0.5
 COLUMNS = (
     *("candidates", "body", "concurrency", "rows/s", "p50", "p99", "requests a batch"),
@@ -52,8 +52,8 @@ class Run:
     form: Form
     clients: ProcessPoolExecutor
 
-    def serving(self, *limits: str) -> AbstractContextManager[Running]:
-        return self.form(self.path, self.arguments.workers, *limits)
+    def serving(self, **limits: int) -> AbstractContextManager[Running]:
+        return self.form(self.path, self.arguments.workers, **limits)
 
     def work(self, server: Running, requests: Requests, body: str) -> Work:
         return Work(f"{server.url}/score", requests.bodies(MEDIA[body]), MEDIA[body])
@@ -66,7 +66,7 @@ def table(run: Run) -> None:
     """Rates and latencies by candidates, form of the body and concurrency."""
     scorer = Scorer.load(run.path)
     _head(*COLUMNS)
-    with run.serving(*ROOM) as server:
+    with run.serving(**ROOM) as server:
         for candidates in run.arguments.candidates:
             requests = draw_requests(run.experiment, candidates)
             for body in run.arguments.bodies:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -17,24 +19,24 @@ MIB = 2**20
 _MEAN = re.compile(r"^qin_batch_requests_(sum|count) (\S+)$", re.M)
 
 
-def processes(pid: int) -> list[psutil.Process]:
-    """A process and all that it started."""
-    first = psutil.Process(pid)
-    return [first, *first.children(recursive=True)]
+def _of_each(pid: int, figure: Callable[[psutil.Process], Any]) -> list[Any]:
+    """Of a process and all that it started, as far as they run."""
+    first, found = psutil.Process(pid), []
+    for process in [first, *first.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            found.append(figure(process))
+    return found
 
 
 def cpu_seconds(pid: int) -> float:
     """Of user and system, of all its processes that run now."""
-    total = 0.0
-    for process in processes(pid):
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
+    found = _of_each(pid, lambda process: process.cpu_times())
+    return sum(times.user + times.system for times in found)
 
 
 def resident(pid: int) -> float:
     """MiB, of all its processes together; pages that they share count for each."""
-    return sum(process.memory_info().rss for process in processes(pid)) / MIB
+    return sum(_of_each(pid, lambda process: process.memory_info().rss)) / MIB
 
 
 def batch_counts(metrics: str) -> tuple[float, float]:

@@ -7,11 +7,53 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from tests.conftest import ROOT
+from tests.serving.network.conftest import TOKEN
+
 ADDRESS = "127.0.0.1"
+
+
+@contextmanager
+def ray_serving(
+    folded: Path, options: dict[str, Any], **arguments: Any
+) -> Iterator[tuple[str, int]]:
+    """The service on a Ray of its own; gives its address and its first process."""
+    token = folded.with_name("token")
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    asked = {"folded": str(folded), "token_file": str(token), **arguments}
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    command = [sys.executable, "-m", "tests.serving.network.ray_server"]
+    with subprocess.Popen(
+        [*command, json.dumps(asked), json.dumps(options)],
+        env={**os.environ, **auth, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("at "):
+                    break
+            else:
+                raise AssertionError("".join(said))
+            yield line.split()[1], process.pid
+        finally:
+            process.communicate("")
 
 
 def main(arguments: dict[str, Any], options: dict[str, Any], grpc_port: int = 0) -> None:
@@ -19,7 +61,6 @@ def main(arguments: dict[str, Any], options: dict[str, Any], grpc_port: int = 0)
     from ray import serve
 
     from model_zoo.core.serving.network.ray_app import Arguments, Replica
-    from tests.conftest import ROOT
 
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ray.init(

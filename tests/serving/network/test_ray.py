@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 import re
-import secrets
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +17,10 @@ import yaml
 from model_zoo.core.serving.network.binary import packed, unpacked
 from model_zoo.core.serving.scorer import Scorer
 from tests.conftest import ROOT
-from tests.serving.network.conftest import CONTEXT, OWNER, REQUEST, TOKEN, make_service
+from tests.serving.network.conftest import CONTEXT, OWNER, REQUEST, make_service
+from tests.serving.network.ray_server import ray_serving
 
 pytest.importorskip("ray.serve", reason="no Ray Serve: pip install '.[serve]'")
-
-
-@contextmanager
-def ray_serving(folded: Path, options: dict[str, Any], **arguments: Any) -> Iterator[str]:
-    """The service on a Ray of its own; gives its address."""
-    token = folded.with_name("token")
-    token.write_text(TOKEN)
-    token.chmod(0o600)
-    asked = {"folded": str(folded), "token_file": str(token), **arguments}
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = [sys.executable, "-m", "tests.serving.network.ray_server"]
-    with subprocess.Popen(
-        [*command, json.dumps(asked), json.dumps(options)],
-        env={**os.environ, **auth, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = []
-            for line in process.stdout:
-                said.append(line)
-                if line.startswith("at "):
-                    break
-            else:
-                raise AssertionError("".join(said))
-            yield line.split()[1]
-        finally:
-            process.communicate("")
 
 
 def draw_request(draw: random.Random) -> dict[str, Any]:
@@ -109,7 +71,7 @@ def test_replicas_answer_as_the_scorer_does(folded: Path) -> None:
             assert "<!doctype html>" in (await client.get("/")).text
 
     limits = {"max_batch_rows": 64, "batch_wait_ms": 5}
-    with ray_serving(folded, {"num_replicas": 2}, limits=limits) as url:
+    with ray_serving(folded, {"num_replicas": 2}, limits=limits) as (url, _):
         asyncio.run(run(url))
 
 
