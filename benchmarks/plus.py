@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.official import Batch
 from benchmarks.serving import row_arguments
-from benchmarks.training import Batch, seconds
+from benchmarks.training import seconds
 from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import build_feature_map

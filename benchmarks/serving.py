@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.training import (
+from benchmarks.official import (
     MAX_LEN,
     NUM_ITEMS,
     NUM_LAYERS,
@@ -35,8 +35,8 @@ from benchmarks.training import (
     build,
     draw_batch,
     item_columns,
-    seconds,
 )
+from benchmarks.training import seconds
 from model_zoo.core.data.spec import LENGTH_SUFFIX
 from model_zoo.core.serving.export import SUFFIX, export_folded, load_program
 from model_zoo.core.serving.file import FoldedFile

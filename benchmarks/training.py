@@ -23,95 +23,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
-from torch import Tensor, nn
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from model_zoo.core.data.item_table import ItemTable
+from benchmarks.official import (
+    DIM,
+    LEARNING_RATE,
+    MAX_NORM,
+    NUM_LAYERS,
+    NUM_ROW,
+    REGULARIZER,
+    Batch,
+    build,
+    draw_batch,
+    item_columns,
+)
 from model_zoo.core.kernels import linear, outer
 from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.QIN.model import QIN
 from tests.oracles import PlainQIN
-
-NUM_ITEMS, NUM_TAGS, NUM_LEVELS = 91_718, 11_740, 11
-MAX_LEN = 64
-REGULARIZER, LEARNING_RATE, MAX_NORM = 2e-4, 2e-3, 10.0
-DIM, NUM_LAYERS, NUM_ROW = 1024, 4, 4
-TOKEN = {"type": "categorical", "padding_idx": 0}
-ITEM = {"source": "item"}
-TAGS = {"type": "sequence", "padding_idx": 0, "feature_encoder": "layers.MaskedAveragePooling()"}
-FEATURES: dict[str, dict[str, Any]] = {
-    "likes_level": {"source": "", **TOKEN, "vocab_size": NUM_LEVELS},
-    "views_level": {"source": "", **TOKEN, "vocab_size": NUM_LEVELS},
-    "item_id": {**ITEM, **TOKEN, "vocab_size": NUM_ITEMS},
-    "item_tags": {**ITEM, **TAGS, "vocab_size": NUM_TAGS, "max_len": 5},
-    "item_emb_d128": {**ITEM, "type": "embedding", "pretrain_dim": 128},
-}
-Batch = dict[str, Tensor]
-
-
-def build(folder: str, precision: str, columns: Batch) -> QIN:
-    """QIN with the paper's hyper-parameters and fresh weights."""
-    torch.manual_seed(0)
-    features = FeatureMap("made", "")
-    features.features.update(FEATURES)
-    features.labels, features.default_emb_dim = ["label"], 128
-    model = QIN(
-        features,
-        embedding_dim=128,
-        num_layers=NUM_LAYERS,
-        num_row=NUM_ROW,
-        net_dropout=0.1,
-        batch_norm=True,
-        learning_rate=LEARNING_RATE,
-        embedding_regularizer=REGULARIZER,
-        precision=precision,
-        item_table=ItemTable(columns),
-        optimizer="adam",
-        loss="binary_crossentropy",
-        metrics=["AUC"],
-        model_root=folder,
-        verbose=0,
-    )
-    model._max_gradient_norm = MAX_NORM
-    model._batch_index, model._steps_per_epoch, model._total_steps = 0, 1, 1
-    return model.train()
-
-
-def item_columns() -> Batch:
-    """Five tags (up to four of them padding) and a vector for every item."""
-    tags = torch.randint(1, NUM_TAGS, (NUM_ITEMS, 5))
-    tags[torch.arange(5) > torch.randint(0, 5, (NUM_ITEMS, 1))] = 0
-    columns = {
-        "item_id": torch.arange(NUM_ITEMS),
-        "item_tags": tags,
-        "item_emb_d128": torch.randn(NUM_ITEMS, 128),
-    }
-    for column in columns.values():
-        column[0] = 0
-    return columns
-
-
-def draw_batch(rows: int, history: str) -> tuple[Batch, Batch]:
-    """The same rows with padded and with packed histories.
-
-    ``full`` histories have 64 items. ``challenge`` lengths follow a log-logistic law with the
-    quartiles of MicroLens_1M's: 4, 6 and 9, mean 8.
-    """
-    lengths = torch.full((rows,), MAX_LEN)
-    if history == "challenge":
-        q = torch.rand(rows).clamp(1e-6, 1 - 1e-6)
-        lengths = (6 * (q / (1 - q)) ** 0.4).round().long().clamp(1, MAX_LEN)
-    padded = torch.randint(1, NUM_ITEMS, (rows, MAX_LEN))
-    padded[torch.arange(MAX_LEN) < MAX_LEN - lengths.unsqueeze(1)] = 0
-    shared = {
-        "item_id": torch.randint(1, NUM_ITEMS, (rows,)),
-        "likes_level": torch.randint(1, NUM_LEVELS, (rows,)),
-        "views_level": torch.randint(1, NUM_LEVELS, (rows,)),
-        "label": (torch.rand(rows) < 0.25).float(),
-    }
-    packed = {"item_seq": padded[padded != 0].int(), "item_seq_length": lengths}
-    return shared | {"item_seq": padded}, shared | packed
 
 
 class PlainTraining:
@@ -200,6 +131,9 @@ def compare(history: str, arguments: argparse.Namespace, folder: str) -> None:
             f"  {name:<12}{rows / s:>8,.0f} rows/s   x {step[first] / s:5.2f}   "
             f"step {s:6.2f} s ({low:.2f} to {high:.2f})"
         )
+    if arguments.profile:
+        for name, run in steps.items():
+            show_operators(name, run)
     flop = 6 * NUM_LAYERS * NUM_ROW * DIM * DIM * rows
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         alone = {}
@@ -214,6 +148,17 @@ def compare(history: str, arguments: argparse.Namespace, folder: str) -> None:
             print(f"; in the whole step {flop / s / 1e9:,.0f}; share of the step {share:.0%}")
         else:
             print()
+
+
+def show_operators(name: str, step: Callable[[], object]) -> None:
+    """The operators that take most of a step, and which part of it each takes."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        step()
+    events = record.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    print(f"  {name}, shares of the step:")
+    for event in sorted(events, key=lambda event: -event.self_cpu_time_total)[:10]:
+        print(f"    {event.key[:60]:<60}{event.self_cpu_time_total / total:6.1%}")
 
 
 class Repeated:
@@ -276,6 +221,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--history", nargs="+", choices=["full", "challenge"])
     parser.add_argument("--only", help="part of the name of what to measure, such as bf16")
+    parser.add_argument("--profile", action="store_true", help="show the operators of a step too")
     parser.add_argument("--overhead", action="store_true", help="measure the loop instead")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -83,7 +83,8 @@ def alone_seconds(expid: str) -> float:
 
 def killed(epochs: int) -> None:
     """Optimizer steps that are computed again after SIGKILL, and whether the table is the same."""
-    space = {"learning_rate": [1.0e-3, 2.0e-3, 4.0e-3], "num_row": [1, 2], "epochs": epochs}
+    rates = [5.0e-4, 1.0e-3, 2.0e-3, 4.0e-3]
+    space = {"learning_rate": rates, "num_row": [1, 2], "epochs": epochs}
     for name in ("whole", "killed"):
         tuner_file(name, "QIN_test", {**space, "model_root": name})
     finish(start("whole"))
@@ -109,7 +110,8 @@ def killed(epochs: int) -> None:
 def asha(epochs: int) -> None:
     """A grid with and without stopping weak trials."""
     rates = [2.5e-4, 5.0e-4, 1.0e-3, 2.0e-3, 4.0e-3, 8.0e-3]
-    space = {"learning_rate": rates, "num_row": [1, 4], "epochs": epochs}
+    # Without early stopping of a trial's own, which ends most of them soon.
+    space = {"learning_rate": rates, "num_row": [1, 4], "epochs": epochs, "early_stop_patience": 99}
     found = {}
     for name, options in (("grid", []), ("asha", ["--prune"])):
         tuner_file(name, "QIN_test", {**space, "model_root": name})

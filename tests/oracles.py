@@ -295,6 +295,28 @@ def qin_plus_logit(
     return torch.stack(logits)
 
 
+def history_contrast(
+    contrast: nn.Module, ids: list[int], target: Tensor, histories: list[list[Tensor]]
+) -> Tensor:
+    """QIN+'s contrastive loss of each row: targets (B, D), real items of each row -> (B,)."""
+
+    def unit(vector: Tensor) -> Tensor:
+        return vector / vector.square().sum().sqrt()
+
+    losses = []
+    towers = [unit(contrast.of_target.weight @ vector) for vector in target]
+    for i, history in enumerate(histories):
+        if not history:
+            losses.append(torch.zeros_like(target[0, 0]))
+            continue
+        user = unit(contrast.of_history.weight @ torch.stack(history).mean(dim=0))
+        first = list(zip(ids, towers, strict=True))[: contrast.negatives]
+        others = [z for j, z in first if j != ids[i]]
+        scores = [user @ z / contrast.temperature for z in [towers[i], *others]]
+        losses.append(-torch.stack(scores).log_softmax(dim=0)[0])
+    return torch.stack(losses)
+
+
 def packed_histories(histories: list[list[int]], max_len: int) -> list[list[int]]:
     """The last ``max_len`` real items of every row."""
     return [[item for item in row if item != 0][-max_len:] for row in histories]

@@ -50,6 +50,8 @@ class QIN(ItemHistoryModel):
         any side, ``history_col`` (B, L). Output: ``y_pred`` and ``logit``, (B, 1).
     """
 
+    fixed_shapes = True
+
     def __init__(
         self,
         feature_map: FeatureMap,
@@ -92,7 +94,8 @@ class QIN(ItemHistoryModel):
         history_ids, rows = self.packed_history(inputs)
         items, index = self.encode_items(target_ids, history_ids)  # (U, D), (B + T,)
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
-        interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
+        index = index[len(target_ids) :]  # (T,)
+        interest = self.attend(self.attention.packed, target, items, rows, index, inputs)  # (B, D)
         x = torch.cat([*self.encode_row(inputs), target, interest], dim=1)  # (B, F)
         logit: Tensor = self.qnn(x)  # (B, 1)
         return logit

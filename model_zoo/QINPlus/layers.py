@@ -1,9 +1,10 @@
-"""The gate of QIN+: pure torch, usable without FuxiCTR."""
+"""The gate of QIN+ and its contrastive loss: pure torch, usable without FuxiCTR."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model_zoo.core.kernels import available
 from model_zoo.QINPlus import kernels
@@ -158,3 +159,79 @@ class GatedTargetAttention(nn.Module):
         if self.length_power == 0:
             return pooled
         return pooled * count.clamp(min=1).to(pooled.dtype).pow(-self.length_power).unsqueeze(1)
+
+
+class HistoryContrast(nn.Module):
+    r"""Contrast of each row's history with its own target against the targets of other rows.
+
+    A history's vector is :math:`u = \overline{A \, \mathrm{mean}_l h_l}`, an item's
+    :math:`z = \overline{B t}`, both scaled to length 1. For a row with target :math:`t` and the
+    negatives :math:`t_1 \dots t_K`, the first K targets of the batch that are other items,
+
+    .. math:: \ell = -\log \frac{\exp(u \cdot z / \tau)}
+                                {\exp(u \cdot z / \tau) + \sum_k \exp(u \cdot z_k / \tau)}
+
+    It is InfoNCE (van den Oord et al., 2018, arXiv 1807.03748) with negatives from the batch, as
+    two-tower retrieval is trained. One label for a row tells whether its item was clicked; this
+    tells from every clicked row that its item was, of all these.
+
+    Args:
+        dim: Width D of an item vector.
+        units: Width of u and z.
+        temperature: τ.
+        negatives: K at most; a batch has as many as it has rows. Rows are shuffled, so the
+            first are a sample.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Shapes (B rows, T real history items of the batch, U distinct items):
+        ``users``: target (B, D), items (U, D), rows (T,) and index (T,) as
+        :meth:`GatedTargetAttention.packed` -> (B, units), 0 for rows without a history
+        ``forward``: target ids (B,), target (B, D), users (B, units) -> (B,), 0 where users are
+        0. Both are in float32 at least.
+
+    Example:
+        >>> contrast = HistoryContrast(4, units=2, temperature=1.0)
+        >>> ids, items = torch.tensor([7, 9]), torch.randn(3, 4)
+        >>> rows, index = torch.tensor([0, 0]), torch.tensor([1, 2])
+        >>> users = contrast.users(items[:2], items, rows, index)
+        >>> (contrast(ids, items[:2], users) > 0).tolist()
+        [True, False]
+    """
+
+    def __init__(
+        self, dim: int, *, units: int = 64, temperature: float = 0.1, negatives: int = 512
+    ) -> None:
+        super().__init__()
+        if min(dim, units, negatives) < 1:
+            raise ValueError(
+                f"widths and negatives must be at least 1, got {dim=}, {units=}, {negatives=}"
+            )
+        if not temperature > 0.0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature, self.negatives = temperature, negatives
+        self.of_history = nn.Linear(dim, units, bias=False)
+        self.of_target = nn.Linear(dim, units, bias=False)
+
+    def users(self, target: Tensor, items: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        """u of each row; of ``target`` only the number of rows counts."""
+        history = items.index_select(0, index)  # (T, D)
+        pooled = torch.zeros_like(target, dtype=history.dtype).index_add(0, rows, history)
+        return self._unit(self.of_history(pooled))  # of length 1, so the sum is as good as the mean
+
+    def forward(self, target_ids: Tensor, target: Tensor, users: Tensor) -> Tensor:
+        """Loss of each row against the first targets of the batch."""
+        clicked = self._unit(self.of_target(target)) / self.temperature  # (B, units)
+        own = (users * clicked).sum(dim=1, keepdim=True)  # (B, 1)
+        same = target_ids.unsqueeze(1) == target_ids[: self.negatives]  # (B, K)
+        others = users @ clicked[: self.negatives].T
+        scores = torch.cat([own, others.masked_fill(same, -torch.inf)], dim=1)  # (B, 1 + K)
+        return (scores.logsumexp(dim=1) - own.squeeze(1)) * users.any(dim=1)
+
+    @staticmethod
+    def _unit(vectors: Tensor) -> Tensor:
+        """Vectors of length 1, in float32 at least: a bf16 score would be off by 0.04."""
+        if vectors.dtype == torch.bfloat16:
+            vectors = vectors.float()
+        return functional.normalize(vectors, dim=1)

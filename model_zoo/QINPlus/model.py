@@ -12,10 +12,18 @@ from torch import Tensor
 
 from model_zoo import register
 from model_zoo.core.training.items import ItemHistoryModel
-from model_zoo.core.training.settings import Count, Dropout, LearningRate, Power, Widths
+from model_zoo.core.training.settings import (
+    Count,
+    Dropout,
+    LearningRate,
+    LossWeight,
+    Power,
+    Temperature,
+    Widths,
+)
 from model_zoo.QINPlus.fold import fold
 from model_zoo.QINPlus.folded import FoldedQINPlus
-from model_zoo.QINPlus.layers import GatedTargetAttention
+from model_zoo.QINPlus.layers import GatedTargetAttention, HistoryContrast
 
 
 @register("QIN+")
@@ -24,7 +32,8 @@ class QINPlus(ItemHistoryModel):
 
     The target and each history item have one vector each, as in QIN. A gate
     (:class:`GatedTargetAttention`) pools the history into an interest o; the quadratic part is
-    the product ``t * o``, and an MLP makes one logit of ``[row features; t; o; t * o]``.
+    the product ``t * o``, and an MLP makes one logit of ``[row features; t; o; t * o]``. In
+    training a contrastive loss (:class:`HistoryContrast`) may teach the item vectors besides.
     ``model_zoo/QINPlus/README.md`` says what each part adds.
 
     Args:
@@ -43,6 +52,10 @@ class QINPlus(ItemHistoryModel):
         net_dropout: Dropout in the MLP.
         batch_norm: Batch normalisation after each linear layer of the MLP.
         max_len: Most recent history items a row keeps.
+        contrast: Weight of :class:`HistoryContrast`'s mean over the clicked rows in the loss;
+            0 for none. It trains the item vectors and has no part in the logit.
+        contrast_temperature: Its τ.
+        contrast_negatives: Its most negatives of a row.
         **kwargs: Those of :class:`ItemHistoryModel`, of the training and of FuxiCTR.
 
     Raises:
@@ -52,6 +65,7 @@ class QINPlus(ItemHistoryModel):
     """
 
     rescales_vectors = True
+    fixed_shapes = True
 
     def __init__(
         self,
@@ -69,6 +83,9 @@ class QINPlus(ItemHistoryModel):
         net_dropout: Dropout = 0.3,
         batch_norm: bool = False,
         max_len: int = 64,
+        contrast: LossWeight = 0.0,
+        contrast_temperature: Temperature = 0.1,
+        contrast_negatives: Count = 512,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -95,18 +112,50 @@ class QINPlus(ItemHistoryModel):
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
+        if contrast < 0.0:
+            raise ValueError(f"contrast must be at least 0, got {contrast}")
+        self.contrast_weight = contrast
+        self.contrast: HistoryContrast | None = None
+        self._contrasts: Tensor | None = None
+        if contrast:
+            self.contrast = HistoryContrast(
+                self.item_dim,
+                units=embedding_dim,
+                temperature=contrast_temperature,
+                negatives=contrast_negatives,
+            )
         self.make_ready(kwargs["optimizer"], kwargs["loss"], learning_rate)
 
     def fold(self, **settings: Any) -> FoldedQINPlus:
         """See :func:`model_zoo.QINPlus.fold.fold`."""
         return fold(self, **settings)
 
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As :class:`ItemHistoryModel`; in training also ``contrast`` (B,), if it has a weight."""
+        output = super().forward(inputs)
+        if self._contrasts is not None:
+            output["contrast"], self._contrasts = self._contrasts, None
+        return output
+
+    def add_loss(self, return_dict: dict[str, Tensor], y_true: Tensor) -> Tensor:
+        """FuxiCTR's loss and the contrast of the clicked rows."""
+        loss: Tensor = super().add_loss(return_dict, y_true)
+        if "contrast" in return_dict:
+            clicked = y_true.squeeze(1)
+            mean = (return_dict["contrast"] * clicked).sum() / clicked.sum().clamp(min=1)
+            loss = loss + self.contrast_weight * mean
+        return loss
+
     def logit(self, inputs: Mapping[str, Tensor]) -> Tensor:
         target_ids = self.on_device(inputs[self.item_col]).long()
         history_ids, rows = self.packed_history(inputs)
         items, index = self.encode_items(target_ids, history_ids)  # (U, D), (B + T,)
         target = items.index_select(0, index[: len(target_ids)])  # (B, D)
-        interest = self.attention.packed(target, items, rows, index[len(target_ids) :])  # (B, D)
+        history = rows, index[len(target_ids) :]  # (T,), (T,)
+        interest = self.attend(self.attention.packed, target, items, *history, inputs)  # (B, D)
+        if self.contrast is not None and self.training:
+            users = self.attend(self.contrast.users, target, items, *history, inputs)
+            self._contrasts = self.contrast(target_ids, target, users)
         parts = [*self.encode_row(inputs), target, interest]
         if self.product:
             parts.append(target * interest)

@@ -22,6 +22,10 @@ What it may offer:
     ``rescales_vectors = True``, a class attribute: it is given ``embedding`` columns rescaled to a
     mean squared norm of 1, unless an experiment says otherwise.
 
+    ``fixed_shapes = True``, a class attribute: it also computes with one length more than rows, of
+    history items at the end that belong to no row and are to change nothing, and it sizes no
+    tensor by what a batch holds. ``cuda_graph`` needs it.
+
     ``fold``, as :class:`Foldable` says, with a :class:`~model_zoo.core.folded.FoldedModel`
     registered by ``@register_folded("Name")`` in its ``folded.py``. With it come the scorer,
     explanations, calibration maps and exports; without it, predictions go through ``forward``.

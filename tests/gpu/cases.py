@@ -7,48 +7,27 @@ with another device, and writes a :class:`Report` of each, by name, to ``FOLDER/
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-import yaml
-from torch import Tensor
-from tqdm import tqdm
 
-from model_zoo.core.commands.experiment import run_experiment
-from model_zoo.core.prepare.demo import generate_demo
-from model_zoo.core.training.engine import TrainableModel
+from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from model_zoo.QIN.fold import fold
-from tests.conftest import ROOT
 from tests.gpu.device import StandIn, register, running
-from tests.gpu.mistakes import PLANTED
-from tests.gpu.models import MODELS, build, padded, rows
+from tests.gpu.graph import StandInRecorder
+from tests.gpu.mistakes import PLANTED, Mistake, number_in_forward
+from tests.gpu.models import FIXED, MODELS, build, padded, rows
+from tests.gpu.report import Report, note
+from tests.gpu.runs import experiment
 
+STEPS = WARM_UP + 3
 FEW, MANY = 3, 24  # rows of a batch whose distinct items are encoded, and of one where all are
-
-
-@dataclass
-class Report:
-    """What a case left.
-
-    Attributes:
-        waits: ``"<place> <operator>"`` -> the wait in words.
-        error: What ended the case, if it did not end well.
-        numbers: What the case found on the ``device`` and on the ``cpu``: losses, metrics, logits.
-        apart: How far the weights are from the CPU's after the case: the most, and on average.
-    """
-
-    waits: dict[str, str] = field(default_factory=dict)
-    error: str = ""
-    numbers: dict[str, list[float]] = field(default_factory=dict)
-    apart: tuple[float, float] = (0.0, 0.0)
 
 
 def train(
@@ -98,6 +77,42 @@ def train(
     report.apart = float(distances.max()), float(distances.mean())
 
 
+def captured(
+    report: Report,
+    device: StandIn,
+    folder: Path,
+    name: str,
+    *,
+    mistake: Mistake | None = None,
+    **settings: Any,
+) -> None:
+    """Steps that are recorded and replayed, against plain ones on the CPU; the rate changes."""
+    weights = []
+    recorder = mock.patch.dict(RECORDERS, standin=StandInRecorder)
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        extra = {"cuda_graph": True, "mistake": mistake} if gpu == 0 else {}
+        model = build(name, folder, gpu=gpu, **settings, **extra)
+        model.train()
+        model._steps_per_epoch, model._max_gradient_norm = 8, 1.0
+        device.waits.clear()
+        losses = []
+        with recorder:
+            for step in range(STEPS):
+                model._batch_index, model._total_steps = step, 1 + step
+                batch = rows(MANY, seed=step).batch()
+                losses.append(model.train_step(batch).item())
+                model.lr_decay(0.7)
+        if gpu == 0:
+            note(report, device)
+            report.numbers["recordings"] = [float(model._captured.recordings)]
+        report.numbers[where] = [float(loss) for loss in losses]
+        weights.append(
+            torch.cat([weight.detach().cpu().flatten() for weight in model.parameters()])
+        )
+    distances = (weights[0] - weights[1]).abs()
+    report.apart = float(distances.max()), float(distances.mean())
+
+
 def evaluate(report: Report, device: StandIn, folder: Path, name: str, **settings: Any) -> None:
     """``evaluate`` over two batches."""
     for where, gpu in (("device", 0), ("cpu", -1)):
@@ -131,73 +146,6 @@ def folded(report: Report, device: StandIn, folder: Path, *, form: str, **settin
         report.numbers[where] = torch.cat([logit, weight.flatten()]).float().cpu().tolist()
 
 
-def experiment(
-    report: Report,
-    device: StandIn,
-    folder: Path,
-    *,
-    resident: bool = False,
-    bar: bool = False,
-    overrides: Sequence[str] = (),
-) -> None:
-    """``run_expid.py --gpu 0``: what waits from its first step to its last."""
-    generate_demo(
-        folder / "data/MicroLens_demo",
-        num_users=50,
-        num_items=70,
-        train_rows=200,
-        valid_rows=60,
-        test_rows=10,
-    )
-    (folder / "config").mkdir()
-    for file in ("model_config.yaml", "dataset_config.yaml"):
-        content = yaml.safe_load((ROOT / "config" / file).read_text())
-        for column in content.get("MicroLens_demo", {}).get("feature_cols", []):
-            if column["name"] == "item_id":
-                column["vocab_size"] = 70
-        (folder / "config" / file).write_text(yaml.safe_dump(content))
-    train_step, update = TrainableModel.train_step, tqdm.update
-
-    def watched(self: Any, batch: Mapping[str, Tensor]) -> Any:
-        if self._total_steps > 1:
-            note(report, device)  # the loader's and the loop's
-        device.waits.clear()
-        result = train_step(self, batch)
-        note(report, device)
-        return result
-
-    def update_at_once(self: Any, n: float = 1) -> bool:
-        update(self, n)
-        return True
-
-    for where, gpu in (("device", 0), ("cpu", -1)):
-        settings = ["batch_size=50", "net_dropout=0", f"data_on_device={resident and gpu == 0}"]
-        settings += overrides
-        with (
-            chdir(folder),
-            mock.patch.object(TrainableModel, "train_step", watched),
-            mock.patch.object(sys.stdout, "isatty", lambda: bar),
-            mock.patch.object(tqdm, "update", update_at_once if bar else update),
-        ):
-            results = run_experiment("config", "QIN_test", gpu, settings)
-        report.numbers[where] = list(results["valid"].values())
-
-
-def note(report: Report, device: StandIn) -> None:
-    report.waits |= {f"{wait.place} {wait.operator}": str(wait) for wait in device.waits}
-    device.waits.clear()
-
-
-@contextmanager
-def chdir(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
 CASES: dict[str, Callable[..., None]] = {}
 for model in MODELS:
     step = partial(train, name=model)
@@ -220,19 +168,33 @@ for model in MODELS:
         f"{model}, evaluation": partial(evaluate, name=model),
         f"{model}, evaluation, bf16": partial(evaluate, name=model, precision="bf16"),
     }
+CASES |= {f"{model}, recorded": partial(captured, name=model) for model in FIXED}
+CASES |= {
+    "QIN, recorded, bf16": partial(captured, name="QIN", precision="bf16"),
+    "QIN, recorded, averaged weights": partial(captured, name="QIN", weight_average=0.9),
+    "QIN, recorded, dropout": partial(captured, name="QIN", net_dropout=0.1),
+}
 CASES |= {
     "experiment": experiment,
     "experiment, rows on the device": partial(experiment, resident=True),
     "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),
+    "experiment, recorded, sent ahead": partial(
+        experiment, lane=True, on_device=["cuda_graph=True"]
+    ),
+    "experiment, recorded, rows on the device": partial(
+        experiment, resident=True, on_device=["cuda_graph=True"]
+    ),
     "folded, rows": partial(folded, form="rows"),
     "folded, one user": partial(folded, form="user"),
     "folded, rows, bf16": partial(folded, form="rows", dtype=torch.bfloat16),
 }
-CASES |= {
+PLANTED_CASES = {
     name: partial(train, name=next(iter(MODELS)), mistake=mistake)
     for name, mistake in PLANTED.items()
 }
+PLANTED_CASES["wait_in_recording"] = partial(captured, name=FIXED[0], mistake=number_in_forward)
+CASES |= PLANTED_CASES
 
 
 def main(folder: Path) -> None:

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from unittest import mock
 
 import torch
@@ -124,16 +124,26 @@ class DeviceTensor(torch.Tensor):
         return f"DeviceTensor({self.value!r})"
 
 
+class Recording(Protocol):
+    """What is told of every operator on the device."""
+
+    def before(self, function: Any, args: Any, kwargs: Any) -> None: ...
+
+    def after(self, function: Any, args: Any, kwargs: Any, output: Any) -> None: ...
+
+
 class StandIn(TorchDispatchMode):
     """The device at work: computes, refuses mixed devices, and notes every wait.
 
     Attributes:
         waits: Those so far.
+        recording: Gets every operator, while there is one; see ``tests/gpu/graph.py``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[Wait] = []
+        self.recording: Recording | None = None
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -150,13 +160,17 @@ class StandIn(TorchDispatchMode):
                 return function.decompose(*args, **kwargs)
         self._watch(function, args, kwargs, tensors, result)
         plain = {**kwargs, "device": "cpu"} if named is not None else kwargs
-        output = function(*_values(args), **_values(plain))
+        if self.recording is not None:
+            self.recording.before(function, args, plain)
+        output = function(*values(args), **values(plain))
         if not result:
             # Copied, as from one memory to another.
             return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output)
+        wrapped = tree_map(lambda x: DeviceTensor(x) if isinstance(x, Tensor) else x, output)
+        if self.recording is not None:
+            self.recording.after(function, args, plain, wrapped)
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
             return output
-        wrapped = tree_map(lambda x: DeviceTensor(x) if isinstance(x, Tensor) else x, output)
         return return_and_correct_aliasing(function, args, kwargs, wrapped)
 
     def _watch(
@@ -203,6 +217,8 @@ class StandIn(TorchDispatchMode):
     def _note(self, operator: str, reason: str) -> None:
         place, line = where()
         self.waits.append(Wait(place, operator, reason, line))
+        if self.recording is not None:
+            raise RuntimeError(f"{self.waits[-1]}, in a recording")
 
 
 def _is_composite(function: Any) -> bool:
@@ -212,7 +228,7 @@ def _is_composite(function: Any) -> bool:
     )
 
 
-def _values(arguments: Any) -> Any:
+def values(arguments: Any) -> Any:
     return tree_map(lambda x: x.value if isinstance(x, DeviceTensor) else x, arguments)
 
 

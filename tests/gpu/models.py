@@ -19,7 +19,7 @@ from tests.serving.made import FEATURES
 # Each own model of the registry with what it needs besides COMMON; a new one is one line.
 MODELS: dict[str, dict[str, Any]] = {
     "QIN": {"num_layers": 2, "num_row": 3},
-    "QIN+": {"gate_units": 3, "hidden_units": [8]},
+    "QIN+": {"gate_units": 3, "hidden_units": [8], "contrast": 0.5},
     "QINAblation": {
         "attention": "softmax",
         "activation": "relu",
@@ -35,6 +35,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "output_units": [4],
     },
 }
+# Those with steps of fixed shapes.
+FIXED = [name for name in MODELS if get_model(name).fixed_shapes]
 COMMON = {
     "learning_rate": 1e-3,
     "optimizer": "adam",
@@ -66,9 +68,9 @@ def build(
     return model
 
 
-def rows(count: int) -> Block:
+def rows(count: int, seed: int = 1) -> Block:
     """Rows as the loader holds them, in main memory."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     lengths = torch.arange(count) % 5  # the first has no history
     return Block(
         {

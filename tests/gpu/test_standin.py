@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from model_zoo import available_models
-from tests.gpu.cases import CASES
-from tests.gpu.mistakes import PLANTED
+from tests.gpu.cases import CASES, PLANTED_CASES
 from tests.gpu.models import MODELS
 
-SOUND = [name for name in CASES if name not in PLANTED]
+SOUND = [name for name in CASES if name not in PLANTED_CASES]
 Reports = dict[str, dict[str, Any]]
 
 
@@ -52,7 +51,7 @@ KNOWN = [
         "the look at loss and gradient, every hundredth step",
     ),
     Known(
-        "model_zoo/*:train_step _local_scalar_dense",
+        "model_zoo/*:_count _local_scalar_dense",
         ("experiment with a progress bar",),
         "the loss that the progress bar shows, at most once a second",
     ),
@@ -118,6 +117,20 @@ def test_the_device_computes_what_the_cpu_does(reports: Reports, case: str) -> N
         largest, mean = report["apart"]
         assert mean < 1e-5
         assert largest < 1e-6 or "SGD" not in case
+
+
+@pytest.mark.parametrize("case", [name for name in SOUND if ", recorded" in name])
+def test_steps_are_recorded_and_replayed(reports: Reports, case: str) -> None:
+    """With other rows and another rate each time; that they compute the same is tested above."""
+    report = reports[case]
+    assert report["numbers"].get("recordings", [1]) == [1]
+    assert report["waits"] == {}
+
+
+def test_a_wait_in_a_recording_is_refused(reports: Reports) -> None:
+    error = reports["wait_in_recording"]["error"]
+    assert error.startswith("InputError: cuda_graph: True: the step cannot be recorded here; ")
+    assert "tests/gpu/mistakes.py:forward (line " in error
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -45,7 +45,9 @@ def make_model(
             model.train()(make_batch(32))
         logit = model.eval()(make_batch(64))["logit"]
         # Of everyday size: where the sigmoid is flat, a wrong logit would not show.
-        output.weight /= logit.std()
+        spread = logit.std()
+        if spread > 0:  # a narrow MLP may have no unit that is alive
+            output.weight /= spread
         output.bias.fill_(0.3)
     return model
 

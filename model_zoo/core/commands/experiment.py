@@ -42,6 +42,7 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_writable
 from model_zoo.core.prepare.demo import generate_demo
 from model_zoo.core.serving.calibration import Kind
+from model_zoo.core.training.captured import require_cuda
 from model_zoo.core.training.processes import (
     gather,
     is_main,
@@ -105,6 +106,8 @@ def run_loaded(
         require_folding(experiment, "--calibrate")
     with joined(gpu) as device:
         require_device(device)
+        if experiment.params["cuda_graph"]:
+            require_cuda(experiment.run.model_id, get_device(device))
         if is_main():
             require_training_places(config_dir, experiment)
         rehearse(experiment, build_feature_map)

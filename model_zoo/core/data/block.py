@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from model_zoo.core.data.ahead import send
 from model_zoo.core.data.item_table import id_type, to_tensor, without_dictionary
 from model_zoo.core.data.readable import readable
 from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
@@ -67,11 +68,11 @@ class Block:
         lengths = self.lengths[rows]
         begin = lengths.cumsum(0) - lengths  # of each row, in the new packed history
         shift = torch.repeat_interleave(
-            (self.starts[rows] - begin).to(device, non_blocking=True),
-            lengths.to(device, non_blocking=True),
+            send(self.starts[rows] - begin, device),
+            send(lengths, device),
             output_size=int(lengths.sum()),
         )
-        rows = rows.to(device, non_blocking=True)
+        rows = send(rows, device)
         return Block(
             {name: column[rows] for name, column in self.columns.items()},
             self.items[torch.arange(len(shift), device=shift.device) + shift],

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from model_zoo.core.data.ahead import LANES, ahead
 from model_zoo.core.data.block import Block, concatenate, read_block
 from model_zoo.core.data.parquet import parquet_files
 from model_zoo.core.data.shared import shared
-from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
 from model_zoo.core.errors import InputError
 
 READERS = 2
@@ -41,6 +42,9 @@ class HistoryLoader(ABC):
     With ``shuffle``, the order depends on ``seed`` and the epoch, counted from the first
     iteration. A last batch with fewer than two rows for each process joins the batch before
     it when training, since batch normalisation cannot learn from one row.
+
+    To a CUDA device each batch is copied while the one before is computed with, all but the
+    lengths, which a model may need as numbers.
 
     Args:
         feature_map: FuxiCTR's feature map, for the label's name and the group id.
@@ -94,11 +98,12 @@ class HistoryLoader(ABC):
         self.files = parquet_files(data_path)
         self._device = device
         self._data_on_device = data_on_device
-        self._pin = device.type == "cuda"
+        self._sends = device.type in LANES
         self._dataset = dataset
         self._max_len = max_len
         self._num_items = pq.read_metadata(dataset.item_info).num_rows
         self._buffer_size = buffer_size
+        self._stay = (dataset.history_col + LENGTH_SUFFIX, BATCH_ROWS)
         self._wanted = set() if inputs_only else {*feature_map.labels, feature_map.group_id}
         metadata = [pq.ParquetFile(file).metadata for file in self.files]
         self.num_samples: int = sum(m.num_rows for m in metadata)
@@ -126,12 +131,17 @@ class HistoryLoader(ABC):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
         skipped, self._skipped = self._skipped, 0
-        for rows, block in islice(self._batches(generator), skipped, None):
+        batches = self._made(islice(self._batches(generator), skipped, None))
+        yield from ahead(batches, self._device, self._stay) if self._sends else batches
+
+    def _made(self, blocks: Iterator[tuple[int, Block]]) -> Iterator[dict[str, Tensor]]:
+        for rows, block in blocks:
             batch = block.batch()
             if self._processes > 1:
                 batch[BATCH_ROWS] = torch.tensor(rows)
-            if self._pin:
-                batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            if self._device.type == "cuda":
+                # They stay in main memory, and a step copies them when it needs them.
+                batch |= {name: batch[name].pin_memory() for name in self._stay if name in batch}
             yield batch
 
     def _bounds(self, rows: int) -> tuple[int, int]:
@@ -197,7 +207,7 @@ class InMemoryLoader(HistoryLoader):
             )
         if on_device:
             self._rows = self._rows.to(self._device)
-            self._pin = False
+            self._sends = False
 
     def _all_rows(self) -> Block:
         """Every row, of which the processes of one search have one copy."""

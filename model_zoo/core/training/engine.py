@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from model_zoo.core.data.loader import BATCH_ROWS
 from model_zoo.core.files import write_aside
 from model_zoo.core.training.averaging import WeightAverage
+from model_zoo.core.training.captured import CapturedStep, require_capturable, require_cuda
 from model_zoo.core.training.evaluation import EvaluatedModel
 from model_zoo.core.training.extras import tensorboard_writer
 from model_zoo.core.training.memory import keep_freed_memory
@@ -59,12 +60,19 @@ class TrainableModel(EvaluatedModel):
         net_regularizer: The same over all other weights.
         weight_average: Decay β of an exponential moving average of the weights, which is
             evaluated and saved in their place; ``None`` keeps none.
+        cuda_graph: Record the steps on a CUDA device and replay each as one launch.
         tensorboard: Write every evaluation for TensorBoard too.
         **kwargs: Those of :class:`EvaluatedModel`: ``checkpoint_minutes`` and FuxiCTR's own.
+
+    Attributes:
+        fixed_shapes: Whether a batch may have one length more than rows, of history items that
+            belong to none: ``cuda_graph`` needs it.
 
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    fixed_shapes = False
 
     def __init__(
         self,
@@ -77,6 +85,7 @@ class TrainableModel(EvaluatedModel):
         embedding_regularizer: Penalty = None,
         net_regularizer: Penalty = None,
         weight_average: Decay | None = None,
+        cuda_graph: bool = False,
         tensorboard: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -84,6 +93,9 @@ class TrainableModel(EvaluatedModel):
         # Before the next class, which may be a whole model: that calls compile() itself.
         self.precision = precision
         self.embedding_update = embedding_update
+        self.accumulation_steps = accumulation_steps
+        self.cuda_graph = cuda_graph
+        self._captured: CapturedStep | None = None
         self._optimizer: Any = None
         super().__init__(
             feature_map,
@@ -91,7 +103,6 @@ class TrainableModel(EvaluatedModel):
             net_regularizer=net_regularizer,
             **kwargs,
         )
-        self.accumulation_steps = accumulation_steps
         self.factor = factor
         self._tensorboard = tensorboard_writer(self.checkpoint) if tensorboard else None
         # FuxiCTR's progress bars are for people; the training's own also has loss and rows/s.
@@ -116,6 +127,15 @@ class TrainableModel(EvaluatedModel):
         # Every model calls this when it has all its layers, so none can be forgotten.
         standardise_numbers(self, self.feature_map.features)
         self.loss_fn = get_loss(loss)
+        if self.cuda_graph:
+            require_capturable(
+                fixed_shapes=self.fixed_shapes,
+                model=type(self).__name__,
+                optimizer=optimizer,
+                embedding_update=self.embedding_update,
+                accumulation_steps=self.accumulation_steps,
+                regularizers=[self._embedding_regularizer, self._net_regularizer],
+            )
         if self.embedding_update == "dense":
             self._make_optimizer = partial(build_optimizer, optimizer, lr=lr)
         elif optimizer.lower() == "adam":
@@ -145,6 +165,8 @@ class TrainableModel(EvaluatedModel):
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """FuxiCTR's training."""
+        if self.cuda_graph:
+            require_cuda(self.model_id, self.device)
         if self._weight_average is not None:
             self._average = WeightAverage(self, self._weight_average)
         with keep_freed_memory() if self.device.type == "cpu" else nullcontext():
@@ -176,6 +198,8 @@ class TrainableModel(EvaluatedModel):
             self._between_steps()
         if self._penalty is None:
             self._penalty = L2Penalty(self, self._embedding_regularizer, self._net_regularizer)
+        if self.cuda_graph:
+            return self._captured_step(batch_data)
         batch = self._first_batch + self._batch_index + 1
         ends_step = batch % self.accumulation_steps == 0 or batch == self._steps_per_epoch
         y_true = self.get_labels(batch_data)
@@ -208,14 +232,41 @@ class TrainableModel(EvaluatedModel):
             if self._average is not None:
                 self._average.update()
             self._rows_in_step = 0
-        total = loss.detach() * share + penalty
+        return self._count(loss.detach() * share + penalty, len(y_true))
+
+    def _count(self, total: Tensor, rows: int) -> DeferredLoss:
+        """Take a step's loss into that of the epoch."""
         self._loss_sum = self._loss_sum + total
         self._loss_count += 1
-        if self._bar is not None and self._bar.update(len(y_true)):
+        if self._bar is not None and self._bar.update(rows):
             # The look at the loss waits for the device; once a second it may.
             mean = float(self._loss_sum) / self._loss_count
             self._bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
         return DeferredLoss(total)
+
+    def _captured_step(self, batch_data: Mapping[str, Tensor]) -> DeferredLoss:
+        if self._captured is None:
+            parts = self._whole_step, self.optimizer, self.device, self.history_col
+            self._captured = CapturedStep(*parts)
+        total, norm = self._captured(batch_data)
+        require_finite(self, total, norm, self._total_steps, self.learning_rate, self.checkpoint)
+        if self._average is not None:
+            self._average.update()
+        return self._count(total, len(batch_data[self.feature_map.labels[0]]))
+
+    def _whole_step(
+        self, batch: Mapping[str, Tensor], optimize: Callable[[], None]
+    ) -> tuple[Tensor, Tensor]:
+        """An optimizer step of nothing but kernels: loss, and norm of the gradient."""
+        output = self.forward(batch)
+        loss = self.add_loss(output, self.get_labels(batch))
+        loss.backward()
+        total = loss.detach() + self._penalty.value()
+        self._penalty.add_gradient()
+        norm = clip_gradients(self.parameters(), self._max_gradient_norm)
+        optimize()
+        self.optimizer.zero_grad()
+        return total, norm
 
     def lr_decay(self, factor: float | None = None, min_lr: float = 1e-6) -> float:
         """FuxiCTR's decay with the experiment's ``factor``."""
@@ -238,6 +289,7 @@ class TrainableModel(EvaluatedModel):
 
     def load_weights(self, checkpoint: str) -> None:
         """Read weights that :meth:`save_weights` wrote, or say what does not fit."""
+        self._captured = None  # frees the memory of recorded steps
         if is_main():
             load_checkpoint(self, checkpoint)
         from_main(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -121,6 +121,26 @@ class ItemHistoryModel(TrainableModel):
         rows = torch.arange(len(length), device=self.device)
         return history, rows.repeat_interleave(length, output_size=len(history))
 
+    def attend(
+        self,
+        attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+        target: Tensor,
+        items: Tensor,
+        rows: Tensor,
+        index: Tensor,
+        inputs: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Interests (B, D) by ``attention(target, items, rows, index)`` on packed histories.
+
+        History items of no row attend to a target of zeros in a row of their own, which is cut
+        off: they change neither an output nor a gradient.
+        """
+        lengths = inputs.get(self.history_col + LENGTH_SUFFIX)
+        if lengths is None or len(lengths) == len(target):
+            return attention(target, items, rows, index)
+        dummy = nn.functional.pad(target, (0, 0, 0, len(lengths) - len(target)))
+        return attention(dummy, items, rows, index)[: len(target)]
+
     def longest_history(self, inputs: Mapping[str, Tensor]) -> int:
         """Items of the longest history; a wait for the device only if the batch comes from it."""
         history = inputs[self.history_col]
@@ -141,6 +161,8 @@ class ItemHistoryModel(TrainableModel):
         whole = WHOLE_TABLE[ids.device.type == "cuda"] * len(ids)
         if self.embedding_update == "dense" and self.item_table.num_items <= whole:
             return None, ids
+        if self.cuda_graph and self.training:  # how many are distinct is no fixed shape
+            return ids, torch.arange(len(ids), device=ids.device)
         distinct, index = torch.unique(ids, return_inverse=True)
         return distinct, index
 

@@ -144,33 +144,38 @@ class L2Penalty:
         }
         norms = [norm for pairs in terms.values() for norm, _ in pairs]
         self.supported = all(norm == 2 for norm in norms)
-        self._weights: list[tuple[nn.Parameter, float]] = [
-            (parameter, weight)
-            for parameter in model.parameters()
-            if parameter.requires_grad
-            for _, weight in terms[id(parameter) in embeddings]
-            if weight != 0
-        ]
+        self._weights: dict[float, list[nn.Parameter]] = {}
+        for parameter in model.parameters():
+            for _, weight in terms[id(parameter) in embeddings] if parameter.requires_grad else []:
+                if weight != 0:
+                    self._weights.setdefault(weight, []).append(parameter)
 
     @torch.no_grad()
     def value(self) -> Tensor | float:
         """The penalty itself, for the reported loss; without that of lazy tables."""
-        dense = [pair for pair in self._weights if id(pair[0]) not in self._lazy]
-        if not dense:
-            return 0.0
-        norms = torch._foreach_norm([parameter for parameter, _ in dense])
-        return sum((weight / 2) * norm**2 for norm, (_, weight) in zip(norms, dense, strict=True))
+        total: Tensor | float = 0.0
+        for weight, parameters in self._weights.items():
+            dense = [parameter for parameter in parameters if id(parameter) not in self._lazy]
+            if dense:
+                norms = torch.stack(torch._foreach_norm(dense))
+                total = total + (weight / 2) * norms.square().sum()
+        return total
 
     @torch.no_grad()
     def add_gradient(self) -> None:
         """Add λw to every gradient; of a lazy table, to its rows in the batch."""
-        for parameter, weight in self._weights:
-            if id(parameter) in self._lazy:
-                if parameter.grad is not None:
-                    parameter.grad = parameter.grad.coalesce()
-                    rows = parameter.index_select(0, parameter.grad.indices()[0])
-                    parameter.grad.values().add_(rows, alpha=weight)
-            elif parameter.grad is None:
-                parameter.grad = parameter * weight
-            else:
-                parameter.grad.add_(parameter, alpha=weight)
+        for weight, parameters in self._weights.items():
+            dense = []
+            for parameter in parameters:
+                if id(parameter) in self._lazy:
+                    if parameter.grad is not None:
+                        parameter.grad = parameter.grad.coalesce()
+                        rows = parameter.index_select(0, parameter.grad.indices()[0])
+                        parameter.grad.values().add_(rows, alpha=weight)
+                elif parameter.grad is None:
+                    parameter.grad = parameter * weight
+                else:
+                    dense.append(parameter)
+            if dense:
+                gradients = [parameter.grad for parameter in dense]
+                torch._foreach_add_(gradients, dense, alpha=weight)

@@ -18,7 +18,14 @@ from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.files import through_link, write_aside
 
 # Settings that may differ between a training and its continuation.
-FREE_TO_CHANGE = {"verbose", "epochs", "model_root", "checkpoint_minutes", "debug_mode"}
+FREE_TO_CHANGE = {
+    "verbose",
+    "epochs",
+    "model_root",
+    "checkpoint_minutes",
+    "debug_mode",
+    "cuda_graph",
+}
 # Likewise, where the content of what lies there is known to be the same.
 PLACES = {
     *("data_root", "train_data", "valid_data", "test_data", "item_info"),

@@ -56,8 +56,8 @@ def require_finite(
     checkpoint = Path(checkpoint)
     raise InputError(
         f"{checkpoint.stem}: step {step}: loss {float(loss.detach())}, gradient norm "
-        f"{float(norm)}, expected finite numbers; learning_rate {learning_rate:g}; largest "
-        "gradients: "
+        f"{float(norm)}, expected finite numbers; learning_rate {learning_rate:g}"
+        + "; largest gradients: " * bool(worst)
         + ", ".join(f"{name} {sizes[name]:g}" for name in worst)
         + f"; the best weights so far are in {checkpoint}" * checkpoint.is_file()
     )

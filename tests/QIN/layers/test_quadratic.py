@@ -151,6 +151,25 @@ def test_compilers_see_dropout_as_modules(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(ours, means(), atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_a_compiler_takes_the_network_whole(half: bool) -> None:
+    """As on a GPU: one graph without a break, with the values and gradients of the formula."""
+    network = QuadraticNeuralNetwork(8, num_layers=2, num_row=3, net_dropout=0.0).train()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    x = torch.randn(33, 8, requires_grad=True)
+
+    def results(forward: torch.nn.Module) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = forward(x)
+        weights = [x, *network.parameters()]
+        return [output, *torch.autograd.grad(output.float().square().sum(), weights)]
+
+    tolerance = {"rtol": 0.05, "atol": 0.05} if half else {"rtol": 1e-4, "atol": 1e-4}
+    for got, expected in zip(results(compiled), results(network), strict=True):
+        scale = max(float(expected.detach().abs().max()), 1.0)
+        torch.testing.assert_close(got / scale, expected / scale, **tolerance)
+
+
 @pytest.mark.parametrize("amd", [True, False])
 @pytest.mark.parametrize("dropout", [0.4, 0.0])
 def test_float32_and_bfloat16_equal_the_formula_with_the_same_masks(

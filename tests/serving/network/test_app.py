@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,6 @@ import pytest
 import torch
 
 from model_zoo.core.serving.calibration import Calibration
-from model_zoo.core.serving.network.models import Served
-from model_zoo.core.serving.network.service import score_batch
 from model_zoo.core.serving.network.settings import Limits
 from model_zoo.core.serving.scorer import Scorer
 from tests.serving.network.conftest import (
@@ -237,121 +232,3 @@ def test_an_error_of_the_server_shows_no_traceback(
     (answer,) = ask(folded, ("POST", "/score", {"json": REQUEST}))
     assert answer.status_code == 500 and "secret" not in answer.text
     assert "secret" in caplog.text
-
-
-# --- too many at a time
-
-
-def test_a_full_queue_is_said_before_a_body_is_read(
-    folded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three times what fits: the rest is refused at once, and afterwards all is as before."""
-    begun, go = threading.Event(), threading.Event()
-
-    def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
-        begun.set()
-        assert go.wait(20)
-        return score_batch(served, requests)
-
-    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
-    read = 0
-
-    async def body() -> AsyncIterator[bytes]:
-        nonlocal read
-        read += 1
-        yield json.dumps(REQUEST).encode()
-
-    async def run() -> list[httpx.Response]:
-        service = make_service(folded, Limits(max_queue_rows=12, max_batch_rows=3))
-        async with client_of(service) as client:
-            first = [asyncio.create_task(client.post("/score", json=REQUEST))]
-            assert await asyncio.to_thread(begun.wait, 20)
-            first += [asyncio.create_task(client.post("/score", json=REQUEST)) for _ in range(4)]
-            for _ in range(1_000):
-                if b"qin_waiting_rows 12.0" in service.metrics.text():
-                    break
-                await asyncio.sleep(0.01)
-            late = await asyncio.gather(*(client.post("/score", content=body()) for _ in range(10)))
-            busy = await client.get("/health")
-            go.set()
-            return [*late, *await asyncio.gather(*first), busy]
-
-    *answers, busy = asyncio.run(run())
-    late, first = answers[:10], answers[10:]
-    assert {answer.status_code for answer in late} == {503} and read == 0
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in late)
-    assert [answer.status_code for answer in (*first, busy)] == [200] * 6
-
-
-def test_a_deadline_that_has_passed_is_said(folded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
-        time.sleep(0.2)
-        return score_batch(served, requests)
-
-    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", slow)
-
-    async def run() -> list[httpx.Response]:
-        async with client_of(make_service(folded, Limits(deadline_ms=10_000))) as client:
-            first = asyncio.create_task(client.post("/score", json=REQUEST))
-            await asyncio.sleep(0.05)
-            hasty = client.post("/score", json=REQUEST | {"deadline_ms": 20})
-            return list(await asyncio.gather(first, hasty))
-
-    first, hasty = asyncio.run(run())
-    assert (first.status_code, hasty.status_code) == (200, 503)
-    assert "deadline" in hasty.json()["detail"]
-
-
-# --- bodies
-
-
-async def pieces(count: int, size: int, wait: float = 0) -> AsyncIterator[bytes]:
-    for _ in range(count):
-        await asyncio.sleep(wait)
-        yield b" " * size
-
-
-def test_bodies_are_refused_while_they_arrive(folded: Path) -> None:
-    sent = 0
-
-    async def endless() -> AsyncIterator[bytes]:
-        nonlocal sent
-        while True:
-            sent += 1
-            yield b" " * 1_000
-
-    large, announced, slow, right = ask(
-        folded,
-        ("POST", "/score", {"content": endless()}),
-        ("POST", "/score", {"content": b"", "headers": {"content-length": str(10**9)}}),
-        ("POST", "/score", {"content": pieces(50, 1, wait=0.05)}),
-        ("POST", "/score", {"json": REQUEST}),
-        limits=SMALL,
-    )
-    assert [answer.status_code for answer in (large, announced, slow, right)] == [
-        413,
-        413,
-        408,
-        200,
-    ]
-    assert sent <= 22  # one more than fits, and what the client had ready
-    for answer in (large, announced, slow):
-        assert answer.headers["connection"] == "close"
-        assert answer.headers["content-type"] == "application/problem+json"
-
-
-def test_all_bodies_together_are_bounded(folded: Path) -> None:
-    limits = Limits(max_body_bytes=20_000, max_open_bytes=25_000)
-
-    async def run() -> list[httpx.Response]:
-        async with client_of(make_service(folded, limits)) as client:
-            slow = [
-                asyncio.create_task(client.post("/score", content=pieces(9, 2_000, wait=0.02)))
-                for _ in range(2)
-            ]
-            answers = await asyncio.gather(*slow)
-            return [*answers, await client.post("/score", json=REQUEST)]
-
-    *slow, right = asyncio.run(run())
-    assert sorted(answer.status_code for answer in slow) == [400, 503]
-    assert right.status_code == 200
