@@ -12,8 +12,18 @@ SERVE = [
     "uvloop>=0.21; sys_platform != 'win32'",
     "prometheus-client>=0.21",
     "msgpack>=1.0.5",
+    "ray[serve]>=2.60",  # replicas; qin-serve does not start it
 ]
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "httpx>=0.27", *FETCH, *SERVE]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "schemathesis>=4.30",
+    "httpx>=0.27",
+    "aiohttp>=3.9",
+    *FETCH,
+    *SERVE,
+]
 TENSORBOARD = ["tensorboard>=2.16"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.19"]
 TUNE = ["ray[tune]>=2.40", "optuna>=4", "plotly>=6", "rich>=13"]
@@ -28,6 +38,7 @@ DEV = [
     "pandas-stubs",
     "types-PyYAML",
     "pre-commit",
+    "psutil>=5.9",
 ]
 
 setup(
@@ -38,6 +49,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["model_zoo", "model_zoo.*"]),
+    package_data={"model_zoo.core.serving.network": ["page.html"]},
     python_requires=">=3.10",
     install_requires=[
         "fuxictr>=2.3.10",

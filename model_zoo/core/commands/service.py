@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import logging
 import os
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.paths import path_argument
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "msgpack")
-SHORTEST_TOKEN = 16
 
 
 def add_service_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +34,11 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=path_argument,
         help="file with the token that POST /items and /reload need; without it they are refused",
+    )
+    parser.add_argument(
+        "--titles",
+        type=path_argument,
+        help="csv file for the page at /: ids in the first column, and a column title",
     )
     limits = parser.add_argument_group("limits")
     for name, kind, text in (
@@ -69,6 +72,7 @@ def serve(arguments: argparse.Namespace) -> None:
     from model_zoo.core.serving.network.server import LOGGED
     from model_zoo.core.serving.network.server import serve as run
     from model_zoo.core.serving.network.settings import Limits, Settings
+    from model_zoo.core.serving.network.token import read_token
 
     logging.basicConfig(level=logging.INFO, format=LOGGED)
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.workers)
@@ -81,31 +85,10 @@ def serve(arguments: argparse.Namespace) -> None:
             workers=arguments.workers,
             threads=threads,
             device=arguments.device,
+            titles=None if arguments.titles is None else Path(arguments.titles),
             limits=Limits(**{name: getattr(arguments, name) for name in Limits.__annotations__}),
         )
     )
-
-
-def read_token(path: Path) -> str:
-    """The token in a file, without the blanks around it.
-
-    Raises:
-        InputError: If the file cannot be read, or others can, or the token is too short.
-    """
-    try:
-        mode = path.stat().st_mode
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8"
-        raise InputError(f"--token-file {path}: cannot be read: {why}") from None
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or any(c.isspace() for c in token):
-        raise InputError(
-            f"--token-file {path}: found {len(token)} characters, expected one word of at least "
-            f"{SHORTEST_TOKEN} ASCII characters"
-        )
-    if mode & stat.S_IROTH:
-        raise InputError(f"--token-file {path}: everybody can read it; chmod o-r {path}")
-    return token
 
 
 def _number(text: str) -> float:

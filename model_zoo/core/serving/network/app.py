@@ -20,8 +20,10 @@ from starlette.exceptions import HTTPException
 from model_zoo.core.serving.network import messages
 from model_zoo.core.serving.network.binary import MEDIA_TYPE, packed, unpacked
 from model_zoo.core.serving.network.bodies import Bodies
+from model_zoo.core.serving.network.finding import FoundItems, Titles
+from model_zoo.core.serving.network.page import PARAMETERS, Page
 from model_zoo.core.serving.network.refusals import Refusal
-from model_zoo.core.serving.network.service import Scores, Service
+from model_zoo.core.serving.network.service import Service
 
 logger = logging.getLogger(__name__)
 LARGE = 2**18  # bytes from which on a body is parsed beside the event loop
@@ -29,13 +31,20 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _Handler = Callable[[Request, float], Awaitable[Response]]
 
 
-def build_app(service: Service, token: str | None, *, reload_on_hangup: bool = False) -> FastAPI:
+def build_app(
+    service: Service,
+    token: str | None,
+    *,
+    reload_on_hangup: bool = False,
+    titles: Titles | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
         service: What answers.
         token: What requests that change something have to show; ``None`` refuses them all.
         reload_on_hangup: Whether SIGHUP reads the served file again.
+        titles: What the page calls items.
     """
 
     @asynccontextmanager
@@ -56,10 +65,12 @@ def build_app(service: Service, token: str | None, *, reload_on_hangup: bool = F
         redoc_url=None,
     )
     app.add_exception_handler(HTTPException, _http_refusal)
-    routes = _Routes(service, token)
+    routes, page = _Routes(service, token), Page(service, titles or Titles())
     for path, method, handler, answer, body in (
         ("/score", "POST", routes.score, messages.ScoreAnswer, messages.ScoreRequest),
         ("/score_batch", "POST", routes.score_rows, messages.ScoreAnswer, messages.RowsRequest),
+        ("/", "GET", page.html, None, None),
+        ("/items", "GET", page.find, FoundItems, None),
         ("/items", "POST", routes.items, messages.ItemsAnswer, messages.ItemsRequest),
         ("/reload", "POST", routes.reload, messages.ModelAnswer, messages.ReloadRequest),
         ("/model", "GET", routes.model, messages.ModelAnswer, None),
@@ -75,6 +86,7 @@ def build_app(service: Service, token: str | None, *, reload_on_hangup: bool = F
             responses=_responses(answer),
             openapi_extra=_description(path, body),
             operation_id=handler.__name__,
+            include_in_schema=path != "/",
         )
     return app
 
@@ -106,8 +118,8 @@ class _Routes:
             asked = await _parsed(kind, body, compact)
             scores = await self._service.score(asked, arrived)
             if compact:
-                return Response(packed(_fields(scores)), media_type=MEDIA_TYPE)
-            fields = _fields(scores)
+                return Response(packed(scores.fields()), media_type=MEDIA_TYPE)
+            fields = scores.fields()
             fields["probability"] = scores.probability.tolist()
             if scores.weight is not None:
                 fields["weight"] = [weight.tolist() for weight in scores.weight]
@@ -192,12 +204,6 @@ def _read(kind: type[_Model], body: bytes, compact: bool) -> _Model:
     return kind.model_validate(unpacked(body)) if compact else kind.model_validate_json(body)
 
 
-def _fields(scores: Scores) -> dict[str, Any]:
-    given = {"candidates": scores.candidates, "weight": scores.weight}
-    present = {name: value for name, value in given.items() if value is not None}
-    return {"probability": scores.probability, "model": scores.model, **present}
-
-
 def _json(content: Any) -> Response:
     return Response(to_json(content), media_type="application/json")
 
@@ -235,6 +241,8 @@ def _description(path: str, body: type[BaseModel] | None) -> dict[str, Any]:
         if path in ("/score", "/score_batch"):
             content[MEDIA_TYPE] = {"schema": {"type": "string", "format": "binary"}}
         extra["requestBody"] = {"required": path != "/reload", "content": content}
-    if path in ("/items", "/reload"):
-        extra["security"] = [{"token": []}]
+        if path in ("/items", "/reload"):
+            extra["security"] = [{"token": []}]
+    elif path == "/items":
+        extra["parameters"] = PARAMETERS
     return extra

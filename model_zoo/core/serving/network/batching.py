@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from model_zoo.core.serving.network.metrics import Metrics
 from model_zoo.core.serving.network.refusals import Refusal
@@ -17,6 +17,8 @@ from model_zoo.core.serving.network.settings import Limits
 _MEMORY = 0.9  # of the time that a row takes: what an earlier batch weighs beside the next
 _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
+_Work_contra = TypeVar("_Work_contra", contravariant=True)
+_Result_co = TypeVar("_Result_co", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,18 @@ class _Waiting(Generic[_Work]):
     arrived: float
     deadline: float | None
     answer: asyncio.Future[Any]
+
+
+class Batches(Protocol[_Work_contra, _Result_co]):
+    """What gathers work and does it together; see :class:`Batcher`."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def require_room(self) -> None: ...
+
+    async def submit(self, work: _Work_contra, rows: int, deadline: float | None) -> _Result_co: ...
 
 
 class Batcher(Generic[_Work, _Result]):

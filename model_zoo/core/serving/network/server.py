@@ -21,6 +21,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.serving.network.app import build_app
+from model_zoo.core.serving.network.finding import Titles
 from model_zoo.core.serving.network.metrics import FOLDER, Metrics
 from model_zoo.core.serving.network.models import Models
 from model_zoo.core.serving.network.protocol import BoundedHead
@@ -42,17 +43,16 @@ def serve(settings: Settings) -> None:
     listening = _socket(settings.host, settings.port)
     with listening:
         # Also with several processes, so that a mistake is said once, and before any of them.
-        models = _models(settings)
+        models, titles = _models(settings), Titles.read(settings.titles)
         host, port = listening.getsockname()[:2]
         where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"Serving {models.served.path} ({models.served.digest}) at {where}", file=sys.stderr)
         if settings.workers == 1:
-            app = build_app(
-                Service(models, settings.limits, Metrics()), settings.token, reload_on_hangup=True
-            )
+            service = Service(models, settings.limits, Metrics())
+            app = build_app(service, settings.token, reload_on_hangup=True, titles=titles)
             uvicorn.Server(_config(app)).run(sockets=[listening])
             return
-        del models
+        del models, titles
         with tempfile.TemporaryDirectory(prefix="qin-serve-") as folder:
             os.environ[FOLDER] = folder
             config = _config(partial(_worker_app, settings), factory=True, workers=settings.workers)
@@ -83,12 +83,12 @@ def _worker_app(settings: Settings) -> FastAPI:
     logging.basicConfig(level=logging.INFO, format=LOGGED)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        models = _models(settings)
+        models, titles = _models(settings), Titles.read(settings.titles)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     service = Service(models, settings.limits, Metrics())
-    return build_app(service, settings.token, reload_on_hangup=True)
+    return build_app(service, settings.token, reload_on_hangup=True, titles=titles)
 
 
 def _end_with_parent() -> None:

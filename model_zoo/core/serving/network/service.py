@@ -6,17 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, cast
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
-from model_zoo.core.serving.network.batching import Batcher
+from model_zoo.core.serving.network.batching import Batcher, Batches
 from model_zoo.core.serving.network.messages import (
     FeatureDescription,
     ItemsAnswer,
@@ -26,94 +22,12 @@ from model_zoo.core.serving.network.messages import (
     ScoreRequest,
 )
 from model_zoo.core.serving.network.metrics import Metrics
-from model_zoo.core.serving.network.models import Models, Served
+from model_zoo.core.serving.network.models import Models
 from model_zoo.core.serving.network.refusals import Refusal
+from model_zoo.core.serving.network.scoring import Scores, score_batch
 from model_zoo.core.serving.network.settings import FOLLOW_SECONDS, Limits
-from model_zoo.core.serving.scorer import Explained
-from model_zoo.core.serving.users import UserRequest
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """An answer.
-
-    Attributes:
-        probability: (n,), float32.
-        model: Digest of the folded file that scored all of it.
-        candidates: The ids that the probabilities belong to, where not all were asked for.
-        weight: With ``explain``, (n, L), or for rows n tensors.
-    """
-
-    probability: Tensor
-    model: str
-    candidates: list[Any] | None = None
-    weight: Tensor | list[Tensor] | None = None
-
-
-def score_batch(
-    served: Served, requests: Sequence[ScoreRequest | RowsRequest]
-) -> list[Scores | Exception]:
-    """Score requests together, all with one model on the items of one moment.
-
-    Returns:
-        For each its scores, or the :class:`Refusal` of that one.
-    """
-    users = [request for request in requests if isinstance(request, ScoreRequest)]
-    answers = iter(
-        served.scorer.score_users(
-            [
-                UserRequest(r.history, r.candidates, r.context, r.calibrated, r.explain)
-                for r in users
-            ]
-        )
-    )
-    results: list[Scores | Exception] = []
-    for request in requests:
-        answer = next(answers) if isinstance(request, ScoreRequest) else _rows(served, request)
-        if isinstance(answer, InputError):
-            results.append(Refusal.of_input(answer, request.__dict__))
-        else:
-            results.append(_scores(answer, request, served.digest))
-    return results
-
-
-def _rows(served: Served, request: RowsRequest) -> Tensor | Explained | InputError:
-    try:
-        return cast(
-            "Tensor | Explained",
-            served.scorer.score_batch(
-                request.histories,
-                request.candidates,
-                request.context,
-                calibrated=request.calibrated,
-                explain=request.explain,
-            ),
-        )
-    except InputError as error:
-        return error
-
-
-def _scores(answer: Tensor | Explained, request: ScoreRequest | RowsRequest, digest: str) -> Scores:
-    probability, weight = answer if isinstance(answer, Explained) else (answer, None)
-    top_k = request.top_k if isinstance(request, ScoreRequest) else None
-    if top_k is None:
-        return Scores(probability.cpu(), digest, weight=_on_cpu(weight))
-    # Stable, so that equal scores keep the order of the candidates.
-    places = torch.sort(probability, descending=True, stable=True).indices[:top_k]
-    candidates = [_plain(request.candidates[place]) for place in places.tolist()]
-    weight = None if weight is None else weight[places]
-    return Scores(probability[places].cpu(), digest, candidates, _on_cpu(weight))
-
-
-def _on_cpu(weight: Any) -> Any:
-    """Of rows they are a list, which is there already."""
-    return weight.cpu() if isinstance(weight, Tensor) else weight
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 class Service:
@@ -123,11 +37,18 @@ class Service:
         models: What is served.
         limits: Of requests and batches.
         metrics: Where work is counted.
+        batcher: What scores requests together, made as a :class:`Batcher` is.
     """
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits,
+        metrics: Metrics,
+        batcher: Callable[..., Batches[ScoreRequest | RowsRequest, Scores]] = Batcher,
+    ) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
-        self._batcher: Batcher[ScoreRequest | RowsRequest, Scores] = Batcher(
+        self._batcher = batcher(
             lambda requests: score_batch(models.served, requests), limits, metrics
         )
         # Changes wait for the disk and for other processes, in a thread of their own.

@@ -52,6 +52,7 @@ class Settings:
         threads: Of each process, for its products.
         device: Where the model computes.
         limits: See there.
+        titles: csv file with what the page calls items.
     """
 
     folded: Path
@@ -62,3 +63,4 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     limits: Limits = field(default_factory=Limits)
+    titles: Path | None = None
