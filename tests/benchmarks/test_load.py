@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("aiohttp", reason="no aiohttp: pip install '.[dev]'")
 pytest.importorskip("psutil", reason="no psutil: pip install '.[dev]'")
 
 from benchmarks.load.clients import Work, closed_loop, open_loop

@@ -22,6 +22,7 @@ from model_zoo.core.serving.ids import Ids
 from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.finding import Titles
 from model_zoo.core.serving.scorer import Scorer
+from tests.serving.network import browser
 from tests.serving.network.conftest import CONTEXT, OWNER, make_service, write_folded
 
 TITLES = {"1": "The cat <b>sat</b>", "3": "A cat and a dog", "7": "Dogs", "40": "Of no item"}
@@ -211,7 +212,6 @@ def require_ranking(shown: list[dict[str, Any]], right: list[dict[str, Any]]) ->
             assert one["reasons"].startswith(f"from {said} of {len(one['weights'])} history item")
 
 
-browser = pytest.importorskip("tests.serving.network.browser", reason="no aiohttp")
 chromium = pytest.mark.skipif(
     browser.CHROMIUM is None, reason="no chromium: apt-get install chromium"
 )
