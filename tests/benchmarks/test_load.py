@@ -18,8 +18,8 @@ from model_zoo.core.serving.network.finding import Titles
 from model_zoo.core.serving.network.messages import ScoreRequest
 from model_zoo.core.serving.scorer import Scorer
 from tests.conftest import ROOT
+from tests.serving.network.browser import address
 from tests.serving.network.conftest import client_of, make_service
-from tests.serving.network.test_page import address
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its own protocol."""
+"""Headless Chromium, driven over its own protocol, and a server for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import uvicorn
+
+from model_zoo.core.serving.network.app import build_app
+from model_zoo.core.serving.network.finding import Titles
+from tests.serving.network.conftest import make_service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = [
@@ -120,3 +127,21 @@ async def _port(file: Path) -> int:
             return int(text[0])
         await asyncio.sleep(0.05)
     raise AssertionError("Chromium did not start")
+
+
+@contextmanager
+def address(path: Path, titles: Titles) -> Iterator[str]:
+    """A server in a thread, on a free port of the loopback."""
+    app = build_app(make_service(path), None, titles=titles)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        stop = time.monotonic() + 20
+        while not server.started and time.monotonic() < stop:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.should_exit = True
+        thread.join()
