@@ -216,22 +216,23 @@ class HistoryContrast(nn.Module):
 
     def users(self, target: Tensor, items: Tensor, rows: Tensor, index: Tensor) -> Tensor:
         """u of each row; of ``target`` only the number of rows counts."""
-        history = items.index_select(0, index)  # (T, D)
-        pooled = torch.zeros_like(target, dtype=history.dtype).index_add(0, rows, history)
-        return self._unit(self.of_history(pooled))  # of length 1, so the sum is as good as the mean
+        count = rows.new_zeros(len(target)).index_add(0, rows, torch.ones_like(rows))  # (B,)
+        starts = count.cumsum(0) - count
+        # The sum, without a tensor of (T, D); u has length 1, so it is as good as the mean.
+        pooled = functional.embedding_bag(index, items, starts, mode="sum")  # (B, D)
+        return functional.normalize(_precise(self.of_history(pooled)), dim=1)
 
     def forward(self, target_ids: Tensor, target: Tensor, users: Tensor) -> Tensor:
         """Loss of each row against the first targets of the batch."""
-        clicked = self._unit(self.of_target(target)) / self.temperature  # (B, units)
+        clicked = functional.normalize(_precise(self.of_target(target)), dim=1)  # (B, units)
+        clicked = clicked / self.temperature
         own = (users * clicked).sum(dim=1, keepdim=True)  # (B, 1)
         same = target_ids.unsqueeze(1) == target_ids[: self.negatives]  # (B, K)
         others = users @ clicked[: self.negatives].T
         scores = torch.cat([own, others.masked_fill(same, -torch.inf)], dim=1)  # (B, 1 + K)
         return (scores.logsumexp(dim=1) - own.squeeze(1)) * users.any(dim=1)
 
-    @staticmethod
-    def _unit(vectors: Tensor) -> Tensor:
-        """Vectors of length 1, in float32 at least: a bf16 score would be off by 0.04."""
-        if vectors.dtype == torch.bfloat16:
-            vectors = vectors.float()
-        return functional.normalize(vectors, dim=1)
+
+def _precise(vectors: Tensor) -> Tensor:
+    """In float32 at least: a score from bf16 vectors would be off by 0.04."""
+    return vectors.float() if vectors.dtype == torch.bfloat16 else vectors
