@@ -25,12 +25,13 @@ class TunedTrial(Trainable):
         self._job = job
         os.chdir(job["cwd"])
         self._folder = Path(job["folder"])
+        self._process: Any = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()  # of the trial before, which the scheduler may have stopped
         self._trial = trial_of(self._job["space"], new_config)
         self._reported = 0
-        self._process: Any = None
         if read_record(self._folder, self._trial.expid).status != "finished":
             self._start()
         return True
@@ -57,6 +58,7 @@ class TunedTrial(Trainable):
         if self._process is not None:
             end([self._process], by_force=False)
             self._process.join()
+            self._process = None
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         return {}  # the training's own states are beside its checkpoint
@@ -89,9 +91,16 @@ class PruneCallback(Callback):
 
     def __init__(self, space: Space, folder: Path) -> None:
         self._space, self._folder = space, folder
+        self._completed: list[Trial] = []
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        mark_pruned(trial_of(self._space, trial.config), self._folder)
+        self._completed.append(trial_of(self._space, trial.config))
+        mark_pruned(self._completed[-1], self._folder)
+
+    def note_all(self) -> None:
+        """Once more at the end: an actor may have begun a trial anew that was stopped."""
+        for trial in self._completed:
+            mark_pruned(trial, self._folder)
 
 
 def trial_of(space: Space, config: dict[str, Any]) -> Trial:
