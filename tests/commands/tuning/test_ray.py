@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import run_param_tuner
 from model_zoo.core.commands.config import load_experiment
 from model_zoo.core.commands.tuning.ranges import Range
+from model_zoo.core.commands.tuning.records import record_files
 from model_zoo.core.commands.tuning.sampling import drawn_before, random_trials
 from model_zoo.core.commands.tuning.tuner_file import read_space
 from tests.commands.tuning.made import lines, tuner_file
@@ -106,6 +108,19 @@ def test_optuna_draws_points_and_weak_trials_are_stopped(
     second = lines(Path("drawn"))
     assert {line["trial"] for line in first} < {line["trial"] for line in second}
     assert [line["status"] for line in second] == ["finished"] * 8
+
+
+def test_an_actor_made_ahead_starts_no_training(workspace: Path) -> None:
+    from model_zoo.core.commands.tuning.ray_trainable import TunedTrial
+
+    space = read_space(tuner_file(tuner_space={"num_row": [1, 2]}))
+    job = {"space": space, "folder": "made", "cwd": ".", "gpu": -1, "threads": 1, "retries": 0}
+    one, two = ({"point": json.dumps({"settings": {"num_row": rows}})} for rows in (1, 2))
+    actor = TunedTrial.__new__(TunedTrial)
+    actor.setup(one, job)
+    actor.reset_config(two)
+    assert not record_files(Path("made"))
+    actor.cleanup()
 
 
 def test_random_points_are_the_first_of_more(workspace: Path) -> None:

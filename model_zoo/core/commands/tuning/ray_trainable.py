@@ -32,11 +32,15 @@ class TunedTrial(Trainable):
         self.cleanup()  # of the trial before, which the scheduler may have stopped
         self._trial = trial_of(self._job["space"], new_config)
         self._reported = 0
-        if read_record(self._folder, self._trial.expid).status != "finished":
-            self._start()
+        # Not yet started: Ray makes actors ahead for trials that then run in another's actor.
+        self._begun = False
         return True
 
     def step(self) -> dict[str, Any]:
+        if not self._begun:
+            self._begun = True
+            if read_record(self._folder, self._trial.expid).status != "finished":
+                self._start()
         while True:
             alive = self._process is not None and self._process.is_alive()
             seen = evaluations(self._trial)
@@ -91,16 +95,9 @@ class PruneCallback(Callback):
 
     def __init__(self, space: Space, folder: Path) -> None:
         self._space, self._folder = space, folder
-        self._completed: list[Trial] = []
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._completed.append(trial_of(self._space, trial.config))
-        mark_pruned(self._completed[-1], self._folder)
-
-    def note_all(self) -> None:
-        """Once more at the end: an actor may have begun a trial anew that was stopped."""
-        for trial in self._completed:
-            mark_pruned(trial, self._folder)
+        mark_pruned(trial_of(self._space, trial.config), self._folder)
 
 
 def trial_of(space: Space, config: dict[str, Any]) -> Trial:

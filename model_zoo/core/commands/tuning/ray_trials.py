@@ -89,7 +89,6 @@ def run_on_ray(
     else:
         listed = [json.dumps(_job_of(trial, space)) for trial in trials]
         param_space = {"point": tune.grid_search(listed)}
-    pruning = PruneCallback(space, folder)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TunedTrial, job=job), cluster.resources),
         param_space=param_space,
@@ -98,15 +97,13 @@ def run_on_ray(
             name="search",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[pruning],
+            callbacks=[PruneCallback(space, folder)],
         ),
     )
     interrupted: list[int] = []
     with _watching(space, trials, folder, noted, look), _as_ctrl_c(interrupted):
         try:
             tuner.fit()
-            if not interrupted:
-                pruning.note_all()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     if interrupted or any(record.status == "started" for _, record in recorded(space, folder)):
