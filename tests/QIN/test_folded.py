@@ -10,12 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from model_zoo.core import kernels
-from model_zoo.QIN import folded as folded_module
 from model_zoo.QIN.fold import fold
-from model_zoo.QIN.folded import FoldedQIN
 from model_zoo.QIN.model import QIN
 from tests import oracles
 from tests.QIN import test_golden
@@ -25,27 +21,16 @@ from tests.serving.made import (
     ROW_FEATURES,
     SUM,
     context_of,
+    difference,
     make_batch,
     make_model,
     one_user,
     probability,
+    rows_of,
 )
 
 TOLERANCE = 1e-5
 PAPER = ("level", "hour", "item_id", "tags", "text")
-
-
-def rows_of(
-    folded: FoldedQIN, batch: dict[str, Tensor], context: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    history = batch["item_seq"]
-    lengths = (history != 0).sum(dim=1)
-    return folded.rows(batch["item_id"], history[history != 0], lengths, context)
-
-
-def difference(logit: Tensor, expected: Tensor) -> float:
-    """The largest of the probabilities."""
-    return float((logit.double().sigmoid() - expected.detach()).abs().max())
 
 
 @pytest.fixture
@@ -115,50 +100,11 @@ def test_recorded_predictions_of_the_original(shared: Path, tmp_path: Path) -> N
     assert difference(logit, torch.from_numpy(golden["y_pred_eval"])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("tabulate", [True, False])
-def test_bfloat16_is_close(model: QIN, tabulate: bool) -> None:
-    folded = fold(model, dtype=torch.bfloat16, tabulate_first_layer=tabulate)
-    assert {table.dtype for table in folded.item_tables.values()} == {torch.bfloat16}
-    assert folded.dtype == torch.bfloat16
-    batch = make_batch(200)
-    logit, _ = rows_of(folded, batch, context_of(model, batch))
-    assert logit.dtype == torch.float32
-    assert TOLERANCE < difference(logit, probability(model, batch)) <= 0.02
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int8])
-def test_other_types_are_refused(model: QIN, dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=f"must be float32 or bfloat16, got {dtype}"):
-        fold(model, dtype=dtype)
-
-
 def test_what_cannot_be_folded_is_named(tmp_path: Path) -> None:
     features = {"tags": {**ITEM_FEATURES["tags"], "padding_idx": None}}
     model = make_model(tmp_path, {"item_id": ITEM_FEATURES["item_id"], **features})
     with pytest.raises(ValueError, match="tags: sequence of Embedding cannot be folded"):
         fold(model)
-
-
-def test_an_empty_history_leaves_the_target(model: QIN) -> None:
-    folded = fold(model)
-    batch = make_batch(300, empty=True)
-    context, nothing = context_of(model, batch), torch.empty(0, dtype=torch.long)
-    expected = probability(model, batch)
-    for history in (nothing, torch.zeros(1, dtype=torch.long), torch.zeros(400, dtype=torch.long)):
-        logit, _ = folded(history, batch["item_id"], context)
-        assert difference(logit, expected) <= TOLERANCE
-    assert difference(rows_of(folded, batch, context)[0], expected) <= TOLERANCE
-
-
-def test_padding_in_the_history_changes_nothing(model: QIN) -> None:
-    folded, batch = fold(model), make_batch(4)
-    context = context_of(model, batch)
-    for history, padded in (([5, 7], [0, 5, 0, 7]), ([5, 7, 5, 3, 1], [5, 7, 0, 5, 3, 1, 0, 0])):
-        plain, weight = folded(torch.tensor(history), batch["item_id"], context)
-        logit, wide = folded(torch.tensor(padded), batch["item_id"], context)
-        torch.testing.assert_close(logit, plain)
-        assert (wide[:, torch.tensor(padded) == 0] == 0).all()
-        torch.testing.assert_close(wide[:, torch.tensor(padded) != 0], weight)
 
 
 def test_the_order_of_the_history_does_not_matter(model: QIN) -> None:
@@ -175,57 +121,6 @@ def test_the_order_of_the_history_does_not_matter(model: QIN) -> None:
     torch.testing.assert_close(moved, weight[:, order])
 
 
-def test_rows_do_not_see_each_other(model: QIN, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone, together, and together in pieces that do not divide the rows."""
-    folded, batch = fold(model), make_batch(10)
-    together, weight = rows_of(folded, batch, context_of(model, batch))
-    parts = []
-    for i in range(10):
-        row = {name: values[i : i + 1] for name, values in batch.items()}
-        parts.append(rows_of(folded, row, context_of(model, row)))
-    torch.testing.assert_close(torch.cat([logit for logit, _ in parts]), together)
-    torch.testing.assert_close(torch.cat([alone for _, alone in parts]), weight)
-    monkeypatch.setitem(folded_module.ROWS, "cpu", 3)
-    torch.testing.assert_close(rows_of(folded, batch, context_of(model, batch))[0], together)
-
-
-def test_one_context_holds_for_all_rows(model: QIN, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(folded_module.ROWS, "cpu", 3)
-    folded, batch = fold(model), make_batch(7)
-    one = {name: values[:1] for name, values in context_of(model, batch).items()}
-    each = {name: values.expand(7, *values.shape[1:]) for name, values in one.items()}
-    expected = probability(model, batch | each)
-    for context in (one, each, each | {"level": one["level"], "profile": one["profile"]}):
-        assert difference(rows_of(folded, batch, context)[0], expected) <= TOLERANCE
-        logit, _ = folded(torch.tensor([3, 8]), batch["item_id"], context)
-        torch.testing.assert_close(logit, folded(torch.tensor([3, 8]), batch["item_id"], each)[0])
-
-
-@pytest.mark.parametrize("history", [[], [7], [3, 5, 3, 8, 1, 1, 9]])
-@pytest.mark.parametrize("candidates", [0, 1, 2, 300])
-@pytest.mark.parametrize("convolves", [False, True])
-def test_both_forms_of_one_user_and_rows_agree(
-    model: QIN,
-    monkeypatch: pytest.MonkeyPatch,
-    history: list[int],
-    candidates: int,
-    convolves: bool,
-) -> None:
-    """Fewer history items than candidates or more, and by the kernels of AMD's processors."""
-    monkeypatch.setattr(kernels, "_on_amd", lambda: convolves)
-    folded, batch = fold(model), make_batch(max(candidates, 1))
-    context = {name: values[:candidates] for name, values in context_of(model, batch).items()}
-    target, items = batch["item_id"][:candidates], torch.tensor(history, dtype=torch.long)
-    logit, weight = folded(items, target, context)
-    lengths = torch.full((candidates,), len(history))
-    expected, weights = folded.rows(target, items.repeat(candidates), lengths, context)
-    torch.testing.assert_close(logit, expected)
-    torch.testing.assert_close(weight, weights.view(candidates, len(history)))
-    # Padding to as many items as candidates, and more, takes the other form.
-    padded = torch.cat([items, torch.zeros(candidates + 1, dtype=torch.long)])
-    torch.testing.assert_close(folded(padded, target, context)[0], logit)
-
-
 def test_weights_are_relu_of_the_formula(model: QIN) -> None:
     folded, batch = fold(model), make_batch(60)
     _, weight = folded(torch.arange(1, ITEMS), batch["item_id"], context_of(model, batch))
@@ -239,20 +134,6 @@ def test_weights_are_relu_of_the_formula(model: QIN) -> None:
     owners, slots = batch["item_seq"].nonzero(as_tuple=True)
     items = batch["item_seq"][owners, slots]
     torch.testing.assert_close(packed, weight[owners, items - 1])
-
-
-def test_folding_does_not_change_the_model(model: QIN) -> None:
-    model.train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    folded = fold(model.double())
-    model.float()
-    folded.write_items(torch.arange(ITEMS), {n: t + 1 for n, t in folded.item_tables.items()})
-    for buffer in folded.buffers():
-        buffer.add_(1)
-    assert model.training
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not folded.training and not list(folded.parameters())
 
 
 def test_memory_of_the_item_tables(model: QIN, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,14 +178,6 @@ def test_bfloat16_rounds_once(model: QIN) -> None:
     expected = {"vectors": exact.vectors, "queries": queries, "first": first}
     for name, table in rounded.items():
         assert torch.equal(table[1:], expected[name][1:].bfloat16()), name
-
-
-def test_a_row_feature_may_share_an_items_table(tmp_path: Path) -> None:
-    liked = {**ROW_FEATURES["likes"], "vocab_size": ITEMS, "share_embedding": "item_id"}
-    model = make_model(tmp_path, {"item_id": FEATURES["item_id"], "likes": liked})
-    folded, batch = fold(model), make_batch(20)
-    logit, _ = rows_of(folded, batch, context_of(model, batch))
-    assert difference(logit, probability(model, batch)) <= TOLERANCE
 
 
 def test_encoding_needs_all_features_or_vectors(model: QIN) -> None:

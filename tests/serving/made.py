@@ -120,5 +120,19 @@ def probability(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return model.double().eval()(batch)["y_pred"].squeeze(1)
 
 
+def rows_of(
+    folded: Any, batch: dict[str, Tensor], context: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits (n,) and attention weights (T,) of the batch's rows."""
+    history = batch["item_seq"]
+    lengths = (history != 0).sum(dim=1)
+    return folded.rows(batch["item_id"], history[history != 0], lengths, context)
+
+
+def difference(logit: Tensor, expected: Tensor) -> float:
+    """The largest of the probabilities."""
+    return float((logit.double().sigmoid() - expected.detach()).abs().max())
+
+
 def make_scorer(model: Any, *, max_len: int = 100, **settings: Any) -> Scorer:
     return Scorer(FoldedFile(model.fold(**settings), Ids("item_id"), max_len))
