@@ -41,7 +41,8 @@ class ConvertOptions:
 
     interactions: str = field(
         metadata={
-            "help": "the log: csv, tsv (also .gz, .bz2, .zst, .lz4), parquet or pairs",
+            "help": "the log: csv, tsv (also .gz, .bz2, .zst, .lz4), parquet (a file or folder of "
+            "parts) or pairs",
             "parser": _FILE,
         }
     )

@@ -1,9 +1,9 @@
 """Tables as users keep them - csv, tsv, parquet - read strictly, with every problem reported.
 
-Text tables may be compressed, as their names say (``log.csv.gz``). They
-are read as text, so ids such as ``007`` stay what they are; lines with too few or
-too many fields are refused, blank lines passed over. A row's number counts from 0, the header
-and blank lines not counted.
+A folder of parquet parts is one table. Text tables may be compressed, as their names say
+(``log.csv.gz``). They are read as text, so ids such as ``007`` stay what they are; lines with too
+few or too many fields are refused, blank lines passed over. A row's number counts from 0, the
+header and blank lines not counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from model_zoo.core.data.parquet import scan_file
+from model_zoo.core.data.parquet import parquet_files, scan_file
 from model_zoo.core.data.text_files import (
     COMPRESSIONS,
     open_text,
@@ -27,6 +27,7 @@ from model_zoo.core.data.text_files import (
 )
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.file_errors import unreadable
+from model_zoo.core.prepare.parts import joined_parts
 from model_zoo.core.prepare.tables import Table, row_text
 
 FORMATS = ("auto", "csv", "tsv", "parquet", "pairs")
@@ -37,7 +38,11 @@ _SEPARATORS = {"csv": ",", "tsv": "\t", "pairs": "\t"}
 
 
 def resolve(path: str, form: str, *, pairs: bool = True) -> str:
-    """The format of a file that is there."""
+    """The format of a file that is there, or of a folder's parts."""
+    if Path(path).is_dir():
+        if form not in ("auto", "parquet") or not parquet_files(path):
+            raise InputError(f"{path}: a folder; expected parquet parts in it, or a file")
+        return "parquet"
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     if form != "auto":
@@ -63,21 +68,34 @@ def resolve(path: str, form: str, *, pairs: bool = True) -> str:
 
 def load(path: str, form: str, required: Mapping[str, str], optional: Sequence[str]) -> Table:
     """The required columns (each with the option that names it), and optional ones if there."""
+    parts = [str(part) for part in parquet_files(path)] if Path(path).is_dir() else [path]
+    frames, problems = {}, []
+    for part in parts:
+        try:
+            frames[part] = _read(part, form, required, optional)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    frame = frames[path] if path in frames else joined_parts(path, frames)
+    if not len(frame):
+        raise InputError(f"{path}: no rows; expected at least one")
+    return Table(path, frame, parts={part: len(of_part) for part, of_part in frames.items()})
+
+
+def _read(
+    path: str, form: str, required: Mapping[str, str], optional: Sequence[str]
+) -> pl.DataFrame:
     try:
         names = _column_names(path, form)
         _check_columns(path, form, required, names)
         wanted = list(dict.fromkeys([*required, *(n for n in optional if n in names)]))
         if form == "parquet":
-            scan = scan_file(path).select(wanted)
-            table = Table(path, scan.collect(engine="streaming"))
-        else:
-            table = _read_text(path, form, wanted)
+            return scan_file(path).select(wanted).collect(engine="streaming")
+        return _read_text(path, form, wanted)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not a readable {form} file: {reason}") from error
-    if not len(table.frame):
-        raise InputError(f"{path}: no rows; expected at least one")
-    return table
 
 
 def _column_names(path: str, form: str) -> list[str]:
@@ -119,7 +137,7 @@ def _check_columns(path: str, form: str, required: Mapping[str, str], names: lis
         raise InputError(problems)
 
 
-def _read_text(path: str, form: str, wanted: list[str]) -> Table:
+def _read_text(path: str, form: str, wanted: list[str]) -> pl.DataFrame:
     """Columns of a separated text file, as text; pyarrow counts the fields of every line."""
     ragged: list[tuple[int, int, int]] = []
 
@@ -148,4 +166,4 @@ def _read_text(path: str, form: str, wanted: list[str]) -> Table:
             f"{path}: {row_text(number - (1 if pairs else 2))}: found {found} fields, expected "
             f"{expected} separated by {_SEPARATORS[form]!r}{others}"
         )
-    return Table(path, pl.DataFrame(columns))
+    return pl.DataFrame(columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,16 @@ class Table:
     """Columns as they are in the file, and the problems found in them so far.
 
     Rows with ``dropped`` set have none.
+
+    Attributes:
+        path: The file, or the folder of its parts.
+        frame: Its columns.
+        parts: Rows of each part, by file; without it ``path`` is the file.
     """
 
     path: str
     frame: pl.DataFrame
+    parts: Mapping[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     dropped: pl.Series | None = None
 
@@ -50,6 +56,15 @@ class Table:
             return pl.repeat(True, len(self.frame), eager=True)
         return ~self.dropped
 
+    def place(self, row: int) -> tuple[str, str]:
+        """The file that a row of the frame is in, and which of its rows it is, as a text."""
+        first = 0
+        for part, rows in self.parts.items():
+            if row < first + rows:
+                return part, row_text(row - first)
+            first += rows
+        return self.path, row_text(row)
+
     def close(self) -> None:
         if self.problems:
             raise InputError(self.problems)
@@ -59,8 +74,9 @@ class Table:
         bad = (~good.fill_null(False) & self.kept()).arg_true()
         if len(bad):
             others = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+            file, row = self.place(bad[0])
             self.problems.append(
-                f"{self.path}: column '{name}', {row_text(bad[0])}: "
+                f"{file}: column '{name}', {row}: "
                 f"found {_shown(self.frame[name][bad[0]])}, expected {what}{others}"
             )
 
@@ -165,13 +181,16 @@ class Table:
         unit = np.digitize(times.gather(there).to_numpy(), _UNIT_BOUNDS)
         kinds, first = np.unique(unit, return_index=True)
         if len(kinds) > 1:
-            examples = ", ".join(
-                f"{row_text(there[int(k)])} holds {_shown(self.frame[name][there[int(k)]])} "
-                f"({_UNITS[unit[k]]}, {int((unit == unit[k]).sum())} such rows)"
-                for k in first
-            )
+            examples = []
+            for k in first:
+                file, row = self.place(there[int(k)])
+                where = row if file == self.path else f"{row} of {file}"
+                shown = _shown(self.frame[name][there[int(k)]])
+                rows = int((unit == unit[k]).sum())
+                examples.append(f"{where} holds {shown} ({_UNITS[unit[k]]}, {rows} such rows)")
             self.problems.append(
-                f"{self.path}: column '{name}' mixes units: {examples}; expected one unit"
+                f"{self.path}: column '{name}' mixes units: {', '.join(examples)}; "
+                "expected one unit"
             )
 
     def _lists(self, name: str) -> pl.Series:
