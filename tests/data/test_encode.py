@@ -20,7 +20,8 @@ from model_zoo.core.commands.experiment import (
     run_experiment,
 )
 from model_zoo.core.commands.submission import score_file
-from model_zoo.core.data.encode import ITEM_ROW, encode_dataset
+from model_zoo.core.data.encode import encode_dataset
+from model_zoo.core.data.encoded_spec import ITEM_ROW
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError

@@ -21,7 +21,7 @@ from model_zoo.core.commands.experiment import (
     prepare_dataset,
     run_experiment,
 )
-from model_zoo.core.data.encode import ITEM_ROW
+from model_zoo.core.data.encoded_spec import ITEM_ROW
 from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded

@@ -11,7 +11,8 @@ import torch
 
 from model_zoo import folding_models, get_model
 from model_zoo.core.commands.config import Experiment
-from model_zoo.core.data.encode import item_keys, read_numbers, read_vocabularies
+from model_zoo.core.data.encode import read_numbers, read_vocabularies
+from model_zoo.core.data.encoded_files import item_keys
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile
