@@ -12,8 +12,8 @@ from torch import Tensor
 from model_zoo.core.commands.cli import experiment_parser
 from model_zoo.core.commands.config import load_experiment
 from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
+from model_zoo.core.commands.score_files import write_zip
 from model_zoo.core.commands.scoring import open_rows
-from model_zoo.core.commands.submission import write_zip
 from model_zoo.core.data.spec import LENGTH_SUFFIX
 from tests.oracles import PlainQIN
 

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from model_zoo.core.commands.config import Experiment, parse_overrides
 from model_zoo.core.commands.experiment import prepare_dataset
-from model_zoo.core.commands.submission import write_zip
+from model_zoo.core.commands.score_files import write_zip
 from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
 from model_zoo.core.training.metrics import evaluate_metrics
 

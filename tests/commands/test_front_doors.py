@@ -16,7 +16,7 @@ import prediction
 import run_expid
 import run_param_tuner
 from model_zoo.core.commands.experiment import run_experiment
-from model_zoo.core.commands.submission import write_zip
+from model_zoo.core.commands.score_files import write_zip
 from model_zoo.core.errors import InputError
 from tests.conftest import ROOT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from model_zoo.core.commands.submission import write_tables
+from model_zoo.core.commands.score_files import write_tables
 from model_zoo.core.data import csv_rows
 from model_zoo.core.data.cell_text import read_lists
 from model_zoo.core.data.csv_rows import csv_to_parquet

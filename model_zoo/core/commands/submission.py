@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from fuxictr.pytorch.torch_utils import get_device
 
 from model_zoo import get_model
@@ -29,29 +22,34 @@ from model_zoo.core.commands.experiment import (
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
 from model_zoo.core.commands.kept_columns import KeptColumns
 from model_zoo.core.commands.places import experiment_inputs
+from model_zoo.core.commands.score_files import (
+    EXPLAINED,
+    SCORE_COLUMNS,
+    probabilities,
+    score_tables,
+    write_tables,
+    write_zip,
+)
 from model_zoo.core.commands.scoring import (
     ScoreBatch,
-    Scored,
     by_folded,
     by_model,
     open_rows,
     score_rows,
 )
-from model_zoo.core.data.cell_text import write_lists
 from model_zoo.core.data.csv_rows import csv_to_parquet
 from model_zoo.core.data.encode import encode_file
 from model_zoo.core.data.schema import check_dataset
-from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
+from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.data.text_files import DELIMITERS, table_suffix
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart, require_writable, write_aside
+from model_zoo.core.files import require_apart, require_writable
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile, load_folded
 
 TASKS = ("Task1", "Task2", "Task1&2")
 FORMATS = (".parquet", ".csv")
 INPUTS = (".parquet", *DELIMITERS)
-SCORE_COLUMNS, EXPLAINED = ("ID", "probability"), ("history", "attention")
 
 
 def write_submission(
@@ -96,7 +94,7 @@ def write_submission(
     score, calibration, _ = _scorer(raw.dataset, encoded, feature_map, gpu, calibrated=calibrated)
     test = open_rows(encoded, feature_map, str(encoded.dataset.test_data))
     scored = score_rows(score, test, source=raw.dataset.test_data, progress=encoded.run.verbose > 0)
-    write_zip(path, (_probability(rows, calibration) for rows in scored), task)
+    write_zip(path, (probabilities(rows, calibration) for rows in scored), task)
     logging.info("Wrote %s: %d rows, column %s", path, test.num_samples, task)
     return path
 
@@ -166,61 +164,10 @@ def score_file(
         )
         loader = open_rows(encoded, feature_map, rows)
         scored = score_rows(score, loader, source=source, progress=encoded.run.verbose > 0)
-        tables = _tables(scored, encoded.dataset, keys if explain else None, calibration)
+        tables = score_tables(scored, encoded.dataset, keys if explain else None, calibration)
         write_tables(target, kept.beside(tables))
     logging.info("Wrote %s: %d rows", target, loader.num_samples)
     return target
-
-
-def write_zip(path: Path, pieces: Iterable[npt.NDArray[np.float64]], task: str) -> None:
-    """Write ``prediction.csv`` (columns ID and ``task``) into a zip.
-
-    Args:
-        path: The zip to write.
-        pieces: Click probabilities in file order, piece by piece.
-        task: Name of the second column.
-
-    Raises:
-        InputError: If a value is not finite or not in [0, 1]; nothing is written then.
-    """
-    with (
-        write_aside(path) as partial,
-        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("prediction.csv", "w", force_zip64=True) as file,
-    ):
-        start = 0
-        for probability in pieces:
-            wrong = np.flatnonzero(~((probability >= 0) & (probability <= 1)))  # NaN is neither
-            if wrong.size:
-                raise InputError(
-                    f"{path}: row {start + wrong[0]}: score {probability[wrong[0]]}, expected a "
-                    f"probability in 0..1 ({wrong.size} such rows); nothing was written"
-                )
-            ids = np.arange(start, start + len(probability))
-            frame = pl.DataFrame({"ID": ids, task: probability})
-            frame.write_csv(file, include_header=start == 0)
-            start += len(probability)
-
-
-def write_tables(path: Path, tables: Iterable[pl.DataFrame]) -> None:
-    """Write tables of the same columns one below the other, as parquet or csv."""
-    with write_aside(path) as partial, ExitStack() as stack:
-        writer: Any = None
-        for table in tables:
-            if path.suffix == ".csv":
-                flat = table.with_columns(
-                    write_lists(table[name])
-                    for name, kind in table.schema.items()
-                    if kind == pl.List
-                )
-                first = writer is None
-                writer = writer or stack.enter_context(partial.open("wb"))
-                flat.write_csv(writer, include_header=first)
-            else:
-                arrow = table.to_arrow()
-                if writer is None:
-                    writer = stack.enter_context(pq.ParquetWriter(partial, arrow.schema))
-                writer.write_table(arrow)
 
 
 def _log_to_console() -> None:
@@ -256,12 +203,6 @@ def _scorer(
     return by_folded(folded, encoded.dataset), calibration, _keys(file)
 
 
-def _probability(rows: Scored, calibration: Calibration | None) -> npt.NDArray[np.float64]:
-    apply = torch.sigmoid if calibration is None else calibration
-    probability: npt.NDArray[np.float64] = apply(rows.logit).double().cpu().numpy()
-    return probability
-
-
 def _as_encoded(raw: DatasetSpec, source: Path, folder: Path) -> Path:
     """A checked file on integer data; what has to be made for it goes into ``folder``."""
     # Scoring needs no columns but the model's inputs.
@@ -292,32 +233,3 @@ def _keys(file: FoldedFile) -> pl.Series:
     if file.ids.rows is None:
         return pl.Series(range(file.folded.num_items))
     return pl.Series([None, *file.ids.rows])
-
-
-def _tables(
-    scored: Iterable[Scored],
-    dataset: DatasetSpec,
-    keys: pl.Series | None,
-    calibration: Calibration | None,
-) -> Iterator[pl.DataFrame]:
-    start = 0
-    for rows in scored:
-        probability = _probability(rows, calibration)
-        table = pl.DataFrame(
-            {"ID": np.arange(start, start + len(probability)), "probability": probability}
-        )
-        if keys is not None and rows.weight is not None:
-            lengths = rows.batch[dataset.history_col + LENGTH_SUFFIX].cpu().numpy()
-            offsets = pa.array(np.concatenate([[0], lengths.cumsum()]), pa.int64())
-            items = keys.gather(rows.batch[dataset.history_col].cpu().long().numpy())
-            weights = pa.array(rows.weight.float().cpu().numpy())
-            table = table.with_columns(
-                pl.Series("history", _lists(offsets, items.to_arrow())),
-                pl.Series("attention", _lists(offsets, weights)),
-            )
-        yield table
-        start += len(probability)
-
-
-def _lists(offsets: pa.Array, values: pa.Array) -> Any:
-    return pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values))
