@@ -188,8 +188,8 @@ class HistoryContrast(nn.Module):
     Shapes (B rows, T real history items of the batch, U distinct items):
         ``users``: target (B, D), items (U, D), rows (T,) and index (T,) as
         :meth:`GatedTargetAttention.packed` -> (B, units), 0 for rows without a history
-        ``forward``: target ids (B,), target (B, D), users (B, units) -> (B,), 0 where users are
-        0. Both are in float32 at least.
+        ``forward``: target ids (B,), target (B, D), users (C, units), and which C rows they are
+        of, all if it is left out -> (C,), 0 where users are 0. Both are in float32 at least.
 
     Example:
         >>> contrast = HistoryContrast(4, units=2, temperature=1.0)
@@ -222,14 +222,19 @@ class HistoryContrast(nn.Module):
         pooled = functional.embedding_bag(index, items, starts, mode="sum")  # (B, D)
         return functional.normalize(_precise(self.of_history(pooled)), dim=1)
 
-    def forward(self, target_ids: Tensor, target: Tensor, users: Tensor) -> Tensor:
-        """Loss of each row against the first targets of the batch."""
-        clicked = functional.normalize(_precise(self.of_target(target)), dim=1)  # (B, units)
-        clicked = clicked / self.temperature
-        own = (users * clicked).sum(dim=1, keepdim=True)  # (B, 1)
-        same = target_ids.unsqueeze(1) == target_ids[: self.negatives]  # (B, K)
-        others = users @ clicked[: self.negatives].T
-        scores = torch.cat([own, others.masked_fill(same, -torch.inf)], dim=1)  # (B, 1 + K)
+    def forward(
+        self, target_ids: Tensor, target: Tensor, users: Tensor, of_rows: Tensor | None = None
+    ) -> Tensor:
+        """Loss of each row, or of some, against the first targets of the batch."""
+        items = functional.normalize(_precise(self.of_target(target)), dim=1)  # (B, units)
+        items = items / self.temperature
+        first, first_ids = items[: self.negatives], target_ids[: self.negatives]  # (K, units)
+        if of_rows is not None:
+            items, target_ids = items.index_select(0, of_rows), target_ids[of_rows]
+        own = (users * items).sum(dim=1, keepdim=True)  # (C, 1)
+        same = target_ids.unsqueeze(1) == first_ids  # (C, K)
+        others = (users @ first.T).masked_fill(same, -torch.inf)
+        scores = torch.cat([own, others], dim=1)  # (C, 1 + K)
         return (scores.logsumexp(dim=1) - own.squeeze(1)) * users.any(dim=1)
 
 

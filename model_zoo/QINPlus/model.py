@@ -154,10 +154,37 @@ class QINPlus(ItemHistoryModel):
         history = rows, index[len(target_ids) :]  # (T,), (T,)
         interest = self.attend(self.attention.packed, target, items, *history, inputs)  # (B, D)
         if self.contrast is not None and self.training:
-            users = self.attend(self.contrast.users, target, items, *history, inputs)
-            self._contrasts = self.contrast(target_ids, target, users)
+            self._contrasts = self._contrast_of(target_ids, target, items, *history, inputs)
         parts = [*self.encode_row(inputs), target, interest]
         if self.product:
             parts.append(target * interest)
         logit: Tensor = self.network(torch.cat(parts, dim=1))  # (B, 1)
         return logit
+
+    def _contrast_of(
+        self,
+        target_ids: Tensor,
+        target: Tensor,
+        items: Tensor,
+        rows: Tensor,
+        index: Tensor,
+        inputs: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The contrast of each row (B,); on a CPU 0 for rows with label 0.
+
+        These have no part in the loss. To leave them out takes a wait on any other device.
+        """
+        assert self.contrast is not None
+        label = inputs.get(self.feature_map.labels[0])
+        if label is None or self.device.type != "cpu" or self.cuda_graph:
+            users = self.attend(self.contrast.users, target, items, rows, index, inputs)
+            return self.contrast(target_ids, target, users)
+        counts = label.view(-1) != 0  # (B,)
+        clicked = counts.nonzero().squeeze(1)  # (C,)
+        place = counts.cumsum(0) - 1
+        kept = counts.index_select(0, rows).nonzero().squeeze(1)
+        users = self.contrast.users(
+            clicked, items, place[rows.index_select(0, kept)], index.index_select(0, kept)
+        )
+        found = self.contrast(target_ids, target, users, clicked)
+        return found.new_zeros(len(target)).index_copy(0, clicked, found)

@@ -92,6 +92,30 @@ def test_the_loss_is_that_of_the_labels_and_of_the_clicked_rows(
     assert all((value != before[n]).any() for n, value in model.contrast.named_parameters())
 
 
+def test_rows_without_a_click_are_left_out_of_it(tmp_path: Path) -> None:
+    """Loss and gradients are those of a batch that does not tell its labels to the model."""
+    model = build(tmp_path, contrast=2.0, contrast_negatives=3, net_dropout=0.0).double()
+    prepare_training(model, steps=1)
+    for batch in (packed(padded_batch()), padded_batch()):
+        label = batch["label"].double().view(-1, 1)
+        unlabelled = {name: value for name, value in batch.items() if name != "label"}
+        found = []
+        for inputs in (batch, unlabelled):
+            model.zero_grad()
+            output = model.train()(inputs)
+            model.add_loss(output, label).backward()
+            grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            found.append((output["contrast"], grads))
+        (some, some_grads), (every, all_grads) = found
+        assert 0 < label.sum() < len(label)
+        torch.testing.assert_close(some, every * label.squeeze(1))
+        assert (every[label.squeeze(1) == 0] > 0).any()
+        for one, other in zip(some_grads, all_grads, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    nobody = batch | {"label": torch.zeros_like(batch["label"])}
+    assert not model(nobody)["contrast"].any()
+
+
 def test_it_has_no_part_in_the_logit(tmp_path: Path) -> None:
     model, plain = build(tmp_path, contrast=1.0).eval(), build(tmp_path).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
@@ -113,5 +137,5 @@ def test_in_bf16_it_is_computed_in_float32(tmp_path: Path) -> None:
     half.item_table = full.item_table
     batch = packed(padded_batch())
     one, other = (model.train()(batch)["contrast"] for model in (full, half))
-    assert other.dtype == torch.float32
+    assert one.any() and other.dtype == torch.float32
     torch.testing.assert_close(one, other, atol=0.3, rtol=0.1)
