@@ -16,7 +16,12 @@ import yaml
 
 import model_zoo
 from model_zoo import get_model
-from model_zoo.core.commands.config import RunSpec, constructor_arguments, load_experiment
+from model_zoo.core.commands.config import (
+    RunSpec,
+    check_experiment,
+    constructor_arguments,
+    load_experiment,
+)
 from model_zoo.core.commands.experiment import run_experiment
 from model_zoo.core.commands.tuning.tuner_file import TUNER_KEYS
 from model_zoo.core.data.spec import DatasetSpec
@@ -226,17 +231,24 @@ def test_the_parameter_tables_are_complete_and_true() -> None:
 
 @each_page
 def test_shown_yaml_is_sound(page: Path) -> None:
+    """A page's experiments and searches may be of what it shows before."""
+    datasets, experiments = dict(DATASETS), set()
     for block in blocks(page, "yaml"):
         content = yaml.safe_load(block)
         if "tuner_space" in content:
             assert content.keys() <= TUNER_KEYS
-            load_experiment(CONFIG, content["base_expid"])
+            if content["base_expid"] not in experiments:
+                load_experiment(CONFIG, content["base_expid"])
             continue
         for name, section in content.items():
             if "feature_cols" in section:
                 DatasetSpec(dataset_id=name, **section)
+                datasets[name] = section
             else:
-                assert section["dataset_id"] in DATASETS
+                of_data = {"dataset_id": section["dataset_id"], **datasets[section["dataset_id"]]}
+                if section["model"] in model_zoo.available_models():
+                    check_experiment({"model_id": name, **section}, of_data)
+                experiments.add(name)
 
 
 # --- code -------------------------------------------------------------------------------------
