@@ -201,8 +201,9 @@ def prepare_training(model: QIN, steps: int) -> None:
     model.train()
     model._steps_per_epoch, model._max_gradient_norm = steps, 10.0
     model._batch_index, model._total_steps = 0, 1
-    # FuxiCTR's labels are float32; these models compute in float64.
-    model.get_labels = lambda batch: batch["label"].double().view(-1, 1)
+    # FuxiCTR's labels are float32; some of these models compute in float64.
+    dtype = next(model.parameters()).dtype
+    model.get_labels = lambda batch: batch["label"].to(dtype).view(-1, 1)
 
 
 def test_accumulated_steps_equal_one_large_batch(tmp_path: Path) -> None:

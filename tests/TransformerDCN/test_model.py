@@ -29,7 +29,6 @@ from tests.QIN.test_model import (
     item_columns,
     packed,
     padded_batch,
-    prepare_training,
 )
 
 PADDING_ROWS = (ITEMS, 7, 5, 4, 3)  # sizes of the tables; row 0 of each is padding
@@ -97,78 +96,6 @@ def test_equals_the_formulas_with_every_kind_of_feature(
         if "embedding_layers" in name and len(one) in PADDING_ROWS:
             one, other = one[1:], other[1:]  # FuxiCTR does not train padding
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
-
-
-def test_padded_and_packed_batches_are_equal(tmp_path: Path) -> None:
-    model = build(tmp_path).eval()
-    batch = padded_batch()
-    batch["item_seq"] = batch["item_seq"].sort(dim=1, stable=True).values  # padding first
-    expected = logits(model, packed(batch))
-    torch.testing.assert_close(logits(model, batch), expected)
-    history = batch["item_seq"]
-    wider = torch.cat([torch.zeros_like(history), history, torch.zeros_like(history)], dim=1)
-    torch.testing.assert_close(logits(model, batch | {"item_seq": wider}), expected)
-
-
-def test_rows_do_not_see_each_other(tmp_path: Path) -> None:
-    """Nor does a row change when its neighbour has a longer history."""
-    model = build(tmp_path, batch_norm=True).eval()
-    batch = padded_batch()
-    whole = logits(model, packed(batch))
-    for row in range(len(whole)):
-        alone = {name: value[row : row + 1] for name, value in batch.items()}
-        torch.testing.assert_close(logits(model, packed(alone)), whole[row : row + 1])
-
-
-def test_a_batch_without_any_history(tmp_path: Path) -> None:
-    model = build(tmp_path)
-    batch = padded_batch() | {"item_seq": torch.zeros(9, 4, dtype=torch.long)}
-    torch.testing.assert_close(logits(model, packed(batch)), logits(model, batch))
-    prepare_training(model, steps=1)
-    model.get_labels = lambda batch: batch["label"].view(-1, 1)
-    before = [parameter.clone() for parameter in model.parameters()]
-    assert torch.isfinite(torch.as_tensor(model.train_step(packed(batch)).item()))
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert any(not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("names", [["item_id"], ["tags"], ["text"], ["price"]])
-def test_any_item_feature_and_no_row_features(tmp_path: Path, names: list[str]) -> None:
-    model = build(tmp_path, {name: ITEM_FEATURES[name] for name in names}, embedding_dim=3).eval()
-    batch = packed(padded_batch())
-    logit = logits(model, batch)
-    assert logit.shape == (9, 1)
-    other_target = batch | {"item_id": batch["item_id"] % (ITEMS - 1) + 1}
-    assert not torch.allclose(logits(model, other_target), logit)
-
-
-def test_lazy_updates_touch_only_the_items_of_the_batch(tmp_path: Path) -> None:
-    model = build(tmp_path, embedding_update="lazy")
-    prepare_training(model, steps=1)
-    model.get_labels = lambda batch: batch["label"].view(-1, 1)
-    table = model.embedding_layer.embedding_layer.embedding_layers["item_id"].weight
-    before = table.detach().clone()
-    batch = padded_batch(rows=2, slots=2)
-    model.train_step(packed(batch))
-    changed = (table != before).any(dim=1).nonzero().squeeze(1)
-    seen = torch.cat([batch["item_id"], batch["item_seq"].flatten()]).unique()
-    assert changed.tolist() == seen[seen != 0].tolist()
-
-
-def test_bf16_is_close_and_keeps_float32_weights(tmp_path: Path) -> None:
-    full, half = build(tmp_path), build(tmp_path, precision="bf16")
-    half.load_state_dict(full.state_dict())
-    half.item_table = full.item_table
-    batch = packed(padded_batch())
-    one, other = (model.eval()(batch)["y_pred"] for model in (full, half))
-    assert other.dtype == torch.float32
-    assert not torch.equal(one, other)
-    torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
-    prepare_training(half, steps=1)
-    half.get_labels = lambda batch: batch["label"].view(-1, 1)
-    half.train_step(batch)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
-    assert all(parameter.isfinite().all() for parameter in half.parameters())
 
 
 def test_each_dropout_acts_in_training(tmp_path: Path) -> None:
