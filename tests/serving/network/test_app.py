@@ -23,7 +23,7 @@ from tests.serving.network.conftest import (
     write_folded,
 )
 
-SMALL = Limits(max_rows=50, max_weights=60, max_body_bytes=20_000, body_seconds=0.2)
+SMALL = Limits(max_rows=50, max_weights=60, max_body_bytes=20_000)
 
 
 def ask(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,14 @@ from tests.serving.network.conftest import REQUEST, client_of, make_service
 from tests.serving.network.test_app import SMALL, ask
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("in vain")
+
+
 def test_a_full_queue_is_said_before_a_body_is_read(
     folded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,7 +35,7 @@ def test_a_full_queue_is_said_before_a_body_is_read(
 
     def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         return score_batch(served, requests)
 
     monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
@@ -43,12 +50,9 @@ def test_a_full_queue_is_said_before_a_body_is_read(
         service = make_service(folded, Limits(max_queue_rows=12, max_batch_rows=3))
         async with client_of(service) as client:
             first = [asyncio.create_task(client.post("/score", json=REQUEST))]
-            assert await asyncio.to_thread(begun.wait, 20)
+            assert await asyncio.to_thread(begun.wait, 60)
             first += [asyncio.create_task(client.post("/score", json=REQUEST)) for _ in range(4)]
-            for _ in range(1_000):
-                if b"qin_waiting_rows 12.0" in service.metrics.text():
-                    break
-                await asyncio.sleep(0.01)
+            await until(lambda: b"qin_waiting_rows 12.0" in service.metrics.text())
             late = await asyncio.gather(*(client.post("/score", content=body()) for _ in range(10)))
             busy = await client.get("/health")
             go.set()
@@ -62,17 +66,25 @@ def test_a_full_queue_is_said_before_a_body_is_read(
 
 
 def test_a_deadline_that_has_passed_is_said(folded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
-        time.sleep(0.2)
+    begun, go = threading.Event(), threading.Event()
+
+    def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
+        begun.set()
+        assert go.wait(60)
         return score_batch(served, requests)
 
-    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", slow)
+    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
 
     async def run() -> list[httpx.Response]:
-        async with client_of(make_service(folded, Limits(deadline_ms=10_000))) as client:
+        service = make_service(folded, Limits(deadline_ms=60_000))
+        async with client_of(service) as client:
             first = asyncio.create_task(client.post("/score", json=REQUEST))
+            assert await asyncio.to_thread(begun.wait, 60)
+            asked = client.post("/score", json=REQUEST | {"deadline_ms": 20})
+            hasty = asyncio.create_task(asked)
+            await until(lambda: b"qin_waiting_rows 3.0" in service.metrics.text() or hasty.done())
             await asyncio.sleep(0.05)
-            hasty = client.post("/score", json=REQUEST | {"deadline_ms": 20})
+            go.set()
             return list(await asyncio.gather(first, hasty))
 
     first, hasty = asyncio.run(run())
@@ -98,13 +110,17 @@ def test_bodies_are_refused_while_they_arrive(folded: Path) -> None:
             sent += 1
             yield b" " * 1_000
 
-    large, announced, slow, right = ask(
+    large, announced, right = ask(
         folded,
         ("POST", "/score", {"content": endless()}),
         ("POST", "/score", {"content": b"", "headers": {"content-length": str(10**9)}}),
-        ("POST", "/score", {"content": pieces(50, 1, wait=0.05)}),
         ("POST", "/score", {"json": REQUEST}),
         limits=SMALL,
+    )
+    (slow,) = ask(
+        folded,
+        ("POST", "/score", {"content": pieces(50, 1, wait=0.05)}),
+        limits=Limits(body_seconds=0.2),
     )
     assert [answer.status_code for answer in (large, announced, slow, right)] == [
         413,
