@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.models import Served
 from model_zoo.core.serving.network.service import score_batch
 from model_zoo.core.serving.network.settings import Limits
@@ -149,3 +150,41 @@ def test_all_bodies_together_are_bounded(folded: Path) -> None:
     *slow, right = asyncio.run(run())
     assert sorted(answer.status_code for answer in slow) == [400, 503]
     assert right.status_code == 200
+
+
+def test_answers_that_are_not_read_count_among_the_bodies(folded: Path) -> None:
+    """The server's ``send`` waits for the client; meanwhile others are refused, and then not."""
+    asked = REQUEST | {"candidates": [1, 2, 7] * 1_000, "explain": True}
+    content = json.dumps(asked).encode()
+
+    async def run() -> list[int]:
+        service = make_service(folded, Limits(max_open_bytes=200_000))
+        app = build_app(service, None)
+        sent: list[dict[str, Any]] = []
+        read = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": content}
+
+        async def send(message: Any) -> None:
+            if len(sent) == 2:
+                await read.wait()
+            sent.append(message)
+
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
+            unread = asyncio.create_task(app(scope, receive, send))
+            await until(lambda: len(sent) == 2)
+            late = await client.post("/score", json=REQUEST)
+            read.set()
+            await unread
+            right = await client.post("/score", json=REQUEST)
+            whole = json.loads(b"".join(message.get("body", b"") for message in sent))
+            assert len(whole["weight"]) == 3_000 and not sent[2]["more_body"]
+            return [late.status_code, right.status_code]
+
+    assert asyncio.run(run()) == [503, 200]

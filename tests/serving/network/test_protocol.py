@@ -23,14 +23,17 @@ WAIT = 60.0
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """``/`` has no content, ``/large`` much."""
+    """``/`` has no content, ``/large`` much; ``/slow`` ends when the client has read."""
     if scope["path"] == "/":
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
         return
     length = (b"content-length", str(LARGE).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
-    await send({"type": "http.response.body", "body": bytes(LARGE)})
+    slow = scope["path"] == "/slow"
+    await send({"type": "http.response.body", "body": bytes(LARGE), "more_body": slow})
+    if slow:
+        await send({"type": "http.response.body"})
 
 
 @contextlib.asynccontextmanager
@@ -94,15 +97,16 @@ def test_a_slow_head_is_cut_off_and_a_connection_may_be_used_again(
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
-@pytest.mark.parametrize("requests", [1, 3])
+@pytest.mark.parametrize(("path", "requests"), [("/large", 1), ("/slow", 1), ("/large", 3)])
 def test_a_client_that_does_not_read_is_cut_off(
     loop: Callable[[], asyncio.AbstractEventLoop],
     connection: str,
+    path: str,
     requests: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.3)
-    head = f"GET /large HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n".encode()
+    head = f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n".encode()
 
     async def run() -> None:
         loop = asyncio.get_running_loop()

@@ -146,12 +146,12 @@ class _Routes:
             asked = await _parsed(kind, body, compact)
             scores = await self._service.score(asked, arrived)
             if compact:
-                return Response(packed(scores.fields()), media_type=MEDIA_TYPE)
+                return self._bodies.answer(packed(scores.fields()), MEDIA_TYPE)
             fields = scores.fields()
             fields["probability"] = scores.probability.tolist()
             if scores.weight is not None:
                 fields["weight"] = [weight.tolist() for weight in scores.weight]
-            return _json(fields)
+            return self._bodies.answer(to_json(fields), "application/json")
 
     async def items(self, request: Request, arrived: float) -> Response:
         """Add items, or replace features of items that are there."""

@@ -1,15 +1,22 @@
-"""Bodies of requests, read within limits: too large or too slow ones are refused as they arrive."""
+"""Bodies of requests, read within limits: too large or too slow ones are refused as they arrive.
+
+And answers, which take memory until they are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from model_zoo.core.serving.network.refusals import Refusal
 from model_zoo.core.serving.network.settings import Limits
+
+BUFFERED = 2**16  # bytes of an answer that a server's buffers may hold
 
 
 class Bodies:
@@ -53,6 +60,35 @@ class Bodies:
         finally:
             self._open -= len(body)
 
+    def answer(self, content: bytes, media_type: str) -> Response:
+        """An answer that counts among the bodies while it waits for its client to read it."""
+        if len(content) <= BUFFERED:
+            return Response(content, media_type=media_type)
+        return _Counted(self, content, media_type)
+
+    @contextmanager
+    def counted(self, size: int) -> Iterator[None]:
+        """So many bytes are in memory during the block."""
+        self._open += size
+        try:
+            yield
+        finally:
+            self._open -= size
+
     def _too_large(self, found: str) -> Refusal:
         limit = f"expected at most {self._limits.max_body_bytes:,} in a body"
         return Refusal(413, f"{found}, {limit}", close=True)
+
+
+class _Counted(Response):
+    def __init__(self, bodies: Bodies, content: bytes, media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._bodies.counted(len(self.body)):
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **start})
+            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+            # A server takes nothing more until the client has read, or the connection is cut.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

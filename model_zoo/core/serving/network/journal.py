@@ -106,7 +106,9 @@ class Journal:
         """Stay behind what was read, also in a file that has replaced the one it was read from."""
         line = file.readline()
         if line.endswith(b"\n"):
-            first = _Compacted(**self._record(line, 0).get("compacted", {}))
+            header = self._record(line, 0)
+            self._require_own(header)
+            first = _Compacted(**header.get("compacted", {}))
             if first != self._first:
                 if first.changes != self.records:
                     raise Rewritten
