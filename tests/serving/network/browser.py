@@ -30,7 +30,7 @@ OPTIONS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "about:blank",
 ]
-SECONDS = 20
+SECONDS = 60
 KEYS = {"Enter": 13, "ArrowDown": 40, "ArrowUp": 38, "Escape": 27, "Tab": 9, " ": 32}
 TEXT = {"Enter": "\r", " ": " "}
 

@@ -192,7 +192,8 @@ class Models:
         """The lock is held."""
         try:
             if journal.compact():
-                logger.info("%s: compacted", journal.path)
+                size = journal.path.stat().st_size
+                logger.info("%s: compacted, has %d bytes now", journal.path, size)
         except OSError as error:  # it is only longer than it needs to be
             logger.warning("%s: not compacted: %s", journal.path, error.strerror)
 
