@@ -18,7 +18,7 @@ import httpx
 from tests.conftest import ROOT
 from tests.serving.network.conftest import TOKEN
 
-START_SECONDS = 60
+START_SECONDS = 120
 TIMEOUT = 60  # seconds for an answer, on a machine with other work
 
 
