@@ -152,19 +152,17 @@ def test_all_bodies_together_are_bounded(folded: Path) -> None:
     assert right.status_code == 200
 
 
-def test_answers_that_are_not_read_count_among_the_bodies(folded: Path) -> None:
-    """The server's ``send`` waits for the client; meanwhile others are refused, and then not."""
-    asked = REQUEST | {"candidates": [1, 2, 7] * 1_000, "explain": True}
-    content = json.dumps(asked).encode()
+def test_answers_that_are_not_read_are_bounded(folded: Path) -> None:
+    """The server's ``send`` waits for the client; meanwhile large ones are refused, no others."""
+    large = REQUEST | {"candidates": [1, 2, 7] * 1_000, "explain": True}
 
     async def run() -> list[int]:
-        service = make_service(folded, Limits(max_open_bytes=200_000))
-        app = build_app(service, None)
+        app = build_app(make_service(folded, Limits(max_open_bytes=200_000)), None)
         sent: list[dict[str, Any]] = []
         read = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": content}
+            return {"type": "http.request", "body": json.dumps(large).encode()}
 
         async def send(message: Any) -> None:
             if len(sent) == 2:
@@ -179,12 +177,14 @@ def test_answers_that_are_not_read_count_among_the_bodies(folded: Path) -> None:
             scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
             unread = asyncio.create_task(app(scope, receive, send))
             await until(lambda: len(sent) == 2)
-            late = await client.post("/score", json=REQUEST)
+            answers = [await client.post("/score", json=asked) for asked in (large, REQUEST)]
+            assert "answers that were not read" in answers[0].json()["detail"]
             read.set()
             await unread
-            right = await client.post("/score", json=REQUEST)
             whole = json.loads(b"".join(message.get("body", b"") for message in sent))
             assert len(whole["weight"]) == 3_000 and not sent[2]["more_body"]
-            return [late.status_code, right.status_code]
+            answers.append(await client.post("/score", json=large))
+            assert answers[2].json() == whole
+            return [answer.status_code for answer in answers]
 
-    assert asyncio.run(run()) == [503, 200]
+    assert asyncio.run(run()) == [503, 200, 200]

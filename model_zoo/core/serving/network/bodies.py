@@ -20,15 +20,16 @@ BUFFERED = 2**16  # bytes of an answer that a server's buffers may hold
 
 
 class Bodies:
-    """The bodies that are in memory, of one process.
+    """The bodies of requests and the answers that are in memory, of one process.
 
     Args:
-        limits: Of one body, of all of them, and of a client's time.
+        limits: Of one body, of all of them, of all answers, and of a client's time.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._open = 0
+        self._open = 0  # bytes of requests
+        self._unread = 0  # bytes of answers
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -61,19 +62,27 @@ class Bodies:
             self._open -= len(body)
 
     def answer(self, content: bytes, media_type: str) -> Response:
-        """An answer that counts among the bodies while it waits for its client to read it."""
-        if len(content) <= BUFFERED:
+        """An answer, which counts while it waits for its client to read it.
+
+        Raises:
+            Refusal: If those that wait, but for small ones, take too much memory already.
+        """
+        size = len(content)
+        if size <= BUFFERED:
             return Response(content, media_type=media_type)
+        if self._unread and self._unread + size > self._limits.max_open_bytes:
+            detail = "too many requests at a time: answers that were not read take too much memory"
+            raise Refusal(503, detail, retry_after=1)
         return _Counted(self, content, media_type)
 
     @contextmanager
-    def counted(self, size: int) -> Iterator[None]:
-        """So many bytes are in memory during the block."""
-        self._open += size
+    def unread(self, size: int) -> Iterator[None]:
+        """So many bytes of an answer are in memory during the block."""
+        self._unread += size
         try:
             yield
         finally:
-            self._open -= size
+            self._unread -= size
 
     def _too_large(self, found: str) -> Refusal:
         limit = f"expected at most {self._limits.max_body_bytes:,} in a body"
@@ -86,7 +95,7 @@ class _Counted(Response):
         self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._bodies.counted(len(self.body)):
+        with self._bodies.unread(len(self.body)):
             start = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **start})
             await send({"type": "http.response.body", "body": self.body, "more_body": True})
