@@ -31,7 +31,7 @@ from model_zoo.core.commands.config import load_experiment
 from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
 from model_zoo.core.data.loader import make_loader
 from model_zoo.core.files import write_aside
-from model_zoo.core.training.memory import keep_freed_memory
+from model_zoo.core.memory import keep_freed_memory
 from model_zoo.QINPlus.layers import GatedTargetAttention
 
 PROBED = (0, 10, 50, 100, 199)  # steps whose batch is looked at closely

@@ -31,7 +31,7 @@ from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import build_feature_map, build_model, prepare_dataset
 from model_zoo.core.data.loader import make_loader
 from model_zoo.core.data.spec import DatasetSpec
-from model_zoo.core.training.memory import keep_freed_memory
+from model_zoo.core.memory import keep_freed_memory
 from model_zoo.longctr_adapter.source import installed_models, load_class
 
 WARM = 2  # batches before the clock starts

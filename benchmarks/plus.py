@@ -28,8 +28,8 @@ from model_zoo.core.commands.config import Experiment, load_experiment
 from model_zoo.core.commands.experiment import build_feature_map
 from model_zoo.core.data.item_table import ItemTable
 from model_zoo.core.data.spec import FeatureSpec
+from model_zoo.core.memory import keep_freed_memory
 from model_zoo.core.training.averaging import WeightAverage
-from model_zoo.core.training.memory import keep_freed_memory
 
 LENGTHS = {"short": (1, 11), "long": (64, 64)}
 

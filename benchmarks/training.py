@@ -40,7 +40,7 @@ from benchmarks.official import (
     item_columns,
 )
 from model_zoo.core.kernels import linear, outer
-from model_zoo.core.training.memory import keep_freed_memory
+from model_zoo.core.memory import keep_freed_memory
 from model_zoo.QIN.model import QIN
 from tests.oracles import PlainQIN
 

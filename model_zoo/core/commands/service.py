@@ -48,7 +48,11 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
         ("max_rows", _integer(1), "rows of one request"),
         ("max_weights", _integer(1), "weights of one explained answer: rows x history items"),
         ("max_body_bytes", _integer(1), "of one request"),
-        ("max_open_bytes", _integer(1), "of all bodies that are read or answered at a time"),
+        (
+            "max_open_bytes",
+            _integer(1),
+            "of all bodies at a time, and of all answers that wait for clients",
+        ),
         ("body_seconds", _number, "how long a client may take to send a body"),
         ("deadline_ms", _number, "until when a request wants its answer that does not say so"),
     ):

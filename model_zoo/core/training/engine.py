@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from model_zoo.core.data.loader import BATCH_ROWS
 from model_zoo.core.files import write_aside
+from model_zoo.core.memory import keep_freed_memory
 from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.captured import CapturedStep, require_capturable, require_cuda
 from model_zoo.core.training.evaluation import EvaluatedModel
 from model_zoo.core.training.extras import tensorboard_writer
-from model_zoo.core.training.memory import keep_freed_memory
 from model_zoo.core.training.numbers import standardise_numbers
 from model_zoo.core.training.optimizer import (
     L2Penalty,

@@ -30,7 +30,7 @@ OPTIONS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "about:blank",
 ]
-SECONDS = 20
+SECONDS = 60
 KEYS = {"Enter": 13, "ArrowDown": 40, "ArrowUp": 38, "Escape": 27, "Tab": 9, " ": 32}
 TEXT = {"Enter": "\r", " ": " "}
 
@@ -137,7 +137,7 @@ def address(path: Path, titles: Titles) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        stop = time.monotonic() + 20
+        stop = time.monotonic() + 60
         while not server.started and time.monotonic() < stop:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]

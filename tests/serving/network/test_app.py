@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model_zoo.core.serving.calibration import Calibration
+from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.settings import Limits
 from model_zoo.core.serving.scorer import Scorer
 from tests.serving.network.conftest import (
@@ -23,7 +24,7 @@ from tests.serving.network.conftest import (
     write_folded,
 )
 
-SMALL = Limits(max_rows=50, max_weights=60, max_body_bytes=20_000, body_seconds=0.2)
+SMALL = Limits(max_rows=50, max_weights=60, max_body_bytes=20_000)
 
 
 def ask(
@@ -220,6 +221,26 @@ def test_wrong_addresses_are_problems_too(folded: Path) -> None:
     assert method.headers["allow"] == "POST"
     for answer in (none, method):
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_below_a_root_path_all_is_the_same(folded: Path) -> None:
+    """As behind a prefix of Ray's or a proxy's."""
+
+    async def run() -> list[httpx.Response]:
+        app = build_app(make_service(folded), None)
+        transport = httpx.ASGITransport(app=app, root_path="/below")
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            right = await client.post("/below/score", json=REQUEST)
+            wrong = await client.post("/below/score", json={})
+            return [right, wrong, await client.post("/below/none", json=REQUEST)]
+
+    answers = asyncio.run(run())
+    assert [answer.status_code for answer in answers] == [200, 422, 404]
+    (plain,) = ask(folded, ("POST", "/score", {"json": REQUEST}))
+    assert answers[0].json() == plain.json()
 
 
 def test_an_error_of_the_server_shows_no_traceback(

@@ -125,7 +125,7 @@ class Work:
     def __call__(self, works: Sequence[str]) -> list[str | Exception]:
         self.batches.append(list(works))
         self.begun.release()
-        assert self.go.acquire(timeout=10)
+        assert self.go.acquire(timeout=60)
         return [KeyError(work) if work == "wrong" else work.upper() for work in works]
 
 
@@ -136,7 +136,7 @@ def batcher(work: Work, **limits: Any) -> Batcher[str, str]:
 
 
 async def begun(work: Work) -> None:
-    assert await asyncio.to_thread(work.begun.acquire, timeout=10)
+    assert await asyncio.to_thread(work.begun.acquire, timeout=60)
 
 
 def test_what_arrives_while_a_batch_is_scored_is_the_next_batch() -> None:
@@ -163,16 +163,15 @@ def test_what_arrives_while_a_batch_is_scored_is_the_next_batch() -> None:
 def test_a_request_waits_for_others_as_long_as_it_is_told() -> None:
     async def run() -> None:
         work = Work()
-        queue = batcher(work, batch_wait_ms=300, max_batch_rows=3)
         work.go.release(10)
+        queue = batcher(work, batch_wait_ms=500, max_batch_rows=3)
         start = time.monotonic()
-        first = asyncio.create_task(queue.submit("a", 1, None))
-        await asyncio.sleep(0.02)
-        await asyncio.gather(first, queue.submit("b", 1, None))
-        assert time.monotonic() - start > 0.25
-        start = time.monotonic()
-        await asyncio.gather(queue.submit("c", 1, None), queue.submit("d", 2, None))
-        assert time.monotonic() - start < 0.25  # enough rows for a batch
+        await asyncio.gather(queue.submit("a", 1, None), queue.submit("b", 1, None))
+        assert time.monotonic() - start > 0.45
+        await queue.stop()
+        queue = batcher(work, batch_wait_ms=600_000, max_batch_rows=3)
+        both = asyncio.gather(queue.submit("c", 1, None), queue.submit("d", 2, None))
+        await asyncio.wait_for(both, 60)  # enough rows for a batch
         await queue.stop()
         assert work.batches == [["a", "b"], ["c", "d"]]
 
@@ -208,16 +207,16 @@ def test_a_request_that_would_be_late_is_refused() -> None:
         queue = batcher(work)
         late = [asyncio.create_task(queue.submit("a", 1, None))]
         await begun(work)
-        expired = asyncio.create_task(queue.submit("b", 1, time.monotonic() + 0.05))
-        await asyncio.sleep(0.1)
+        expired = asyncio.create_task(queue.submit("b", 1, time.monotonic() + 0.3))
+        await asyncio.sleep(0.35)
         work.go.release()
         with pytest.raises(Refusal, match="its deadline passed while it waited"):
             await expired
         assert await late[0] == "A" and work.batches == [["a"]]
-        # A row takes a tenth of a second by now: of three, one is too many for the deadline.
+        # A row takes a third of a second by now: of three, one is too many for the deadline.
         waiting = [asyncio.create_task(queue.submit("c", 1, None))]
         await begun(work)
-        waiting.append(asyncio.create_task(queue.submit("d", 2, time.monotonic() + 10)))
+        waiting.append(asyncio.create_task(queue.submit("d", 2, time.monotonic() + 60)))
         await asyncio.sleep(0)
         with pytest.raises(Refusal, match="answered after its deadline"):
             await queue.submit("e", 1, time.monotonic() + 0.2)

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.models import Served
 from model_zoo.core.serving.network.service import score_batch
 from model_zoo.core.serving.network.settings import Limits
 from tests.serving.network.conftest import REQUEST, client_of, make_service
 from tests.serving.network.test_app import SMALL, ask
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("in vain")
 
 
 def test_a_full_queue_is_said_before_a_body_is_read(
@@ -28,7 +36,7 @@ def test_a_full_queue_is_said_before_a_body_is_read(
 
     def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         return score_batch(served, requests)
 
     monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
@@ -43,12 +51,9 @@ def test_a_full_queue_is_said_before_a_body_is_read(
         service = make_service(folded, Limits(max_queue_rows=12, max_batch_rows=3))
         async with client_of(service) as client:
             first = [asyncio.create_task(client.post("/score", json=REQUEST))]
-            assert await asyncio.to_thread(begun.wait, 20)
+            assert await asyncio.to_thread(begun.wait, 60)
             first += [asyncio.create_task(client.post("/score", json=REQUEST)) for _ in range(4)]
-            for _ in range(1_000):
-                if b"qin_waiting_rows 12.0" in service.metrics.text():
-                    break
-                await asyncio.sleep(0.01)
+            await until(lambda: b"qin_waiting_rows 12.0" in service.metrics.text())
             late = await asyncio.gather(*(client.post("/score", content=body()) for _ in range(10)))
             busy = await client.get("/health")
             go.set()
@@ -62,17 +67,25 @@ def test_a_full_queue_is_said_before_a_body_is_read(
 
 
 def test_a_deadline_that_has_passed_is_said(folded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
-        time.sleep(0.2)
+    begun, go = threading.Event(), threading.Event()
+
+    def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
+        begun.set()
+        assert go.wait(60)
         return score_batch(served, requests)
 
-    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", slow)
+    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
 
     async def run() -> list[httpx.Response]:
-        async with client_of(make_service(folded, Limits(deadline_ms=10_000))) as client:
+        service = make_service(folded, Limits(deadline_ms=60_000))
+        async with client_of(service) as client:
             first = asyncio.create_task(client.post("/score", json=REQUEST))
+            assert await asyncio.to_thread(begun.wait, 60)
+            asked = client.post("/score", json=REQUEST | {"deadline_ms": 20})
+            hasty = asyncio.create_task(asked)
+            await until(lambda: b"qin_waiting_rows 3.0" in service.metrics.text() or hasty.done())
             await asyncio.sleep(0.05)
-            hasty = client.post("/score", json=REQUEST | {"deadline_ms": 20})
+            go.set()
             return list(await asyncio.gather(first, hasty))
 
     first, hasty = asyncio.run(run())
@@ -98,13 +111,17 @@ def test_bodies_are_refused_while_they_arrive(folded: Path) -> None:
             sent += 1
             yield b" " * 1_000
 
-    large, announced, slow, right = ask(
+    large, announced, right = ask(
         folded,
         ("POST", "/score", {"content": endless()}),
         ("POST", "/score", {"content": b"", "headers": {"content-length": str(10**9)}}),
-        ("POST", "/score", {"content": pieces(50, 1, wait=0.05)}),
         ("POST", "/score", {"json": REQUEST}),
         limits=SMALL,
+    )
+    (slow,) = ask(
+        folded,
+        ("POST", "/score", {"content": pieces(50, 1, wait=0.05)}),
+        limits=Limits(body_seconds=0.2),
     )
     assert [answer.status_code for answer in (large, announced, slow, right)] == [
         413,
@@ -133,3 +150,41 @@ def test_all_bodies_together_are_bounded(folded: Path) -> None:
     *slow, right = asyncio.run(run())
     assert sorted(answer.status_code for answer in slow) == [400, 503]
     assert right.status_code == 200
+
+
+def test_answers_that_are_not_read_are_bounded(folded: Path) -> None:
+    """The server's ``send`` waits for the client; meanwhile large ones are refused, no others."""
+    large = REQUEST | {"candidates": [1, 2, 7] * 1_000, "explain": True}
+
+    async def run() -> list[int]:
+        app = build_app(make_service(folded, Limits(max_open_bytes=200_000)), None)
+        sent: list[dict[str, Any]] = []
+        read = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps(large).encode()}
+
+        async def send(message: Any) -> None:
+            if len(sent) == 2:
+                await read.wait()
+            sent.append(message)
+
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
+            unread = asyncio.create_task(app(scope, receive, send))
+            await until(lambda: len(sent) == 2)
+            answers = [await client.post("/score", json=asked) for asked in (large, REQUEST)]
+            assert "answers that were not read" in answers[0].json()["detail"]
+            read.set()
+            await unread
+            whole = json.loads(b"".join(message.get("body", b"") for message in sent))
+            assert len(whole["weight"]) == 3_000 and not sent[2]["more_body"]
+            answers.append(await client.post("/score", json=large))
+            assert answers[2].json() == whole
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(run()) == [503, 200, 200]

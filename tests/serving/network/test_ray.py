@@ -57,7 +57,7 @@ def test_replicas_answer_as_the_scorer_does(folded: Path) -> None:
                 "/items", headers=OWNER, json={"ids": [12], "features": {"price": [1.0]}}
             )
             assert changed.json()["added"] == 1
-            stop, agreed = time.monotonic() + 10, 0
+            stop, agreed = time.monotonic() + 60, 0
             while agreed < 20 and time.monotonic() < stop:  # 2 replicas, and 0.2 s to follow
                 items = (await client.get("/model")).json()["items"]
                 agreed = agreed + 1 if items == 12 else 0

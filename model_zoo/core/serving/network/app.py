@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from model_zoo.core.serving.network import messages
 from model_zoo.core.serving.network.binary import MEDIA_TYPE, packed, unpacked
@@ -26,9 +27,33 @@ from model_zoo.core.serving.network.refusals import Refusal
 from model_zoo.core.serving.network.service import Service
 
 logger = logging.getLogger(__name__)
+SCORES = ("/score", "/score_batch")
 LARGE = 2**18  # bytes from which on a body is parsed beside the event loop
 _Model = TypeVar("_Model", bound=BaseModel)
 _Handler = Callable[[Request, float], Awaitable[Response]]
+_Answer = Callable[[Request], Awaitable[Response]]
+
+
+class _App(FastAPI):
+    """FastAPI, past whose middleware and dependencies scores go: they need none, and it costs.
+
+    Attributes:
+        scores: What answers ``POST``, by path.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.scores: dict[str, _Answer] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            answer = self.scores.get(scope["path"])
+        if answer is None:  # something else, or it is below a root path, which FastAPI removes
+            await super().__call__(scope, receive, send)
+            return
+        response = await answer(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def build_app(
@@ -56,7 +81,7 @@ def build_app(
         yield
         await service.stop()
 
-    app = FastAPI(
+    app = _App(
         title="Click probabilities of a folded model",
         description="Scores of candidates for a user with a click history.",
         version="1",
@@ -78,9 +103,12 @@ def build_app(
         ("/ready", "GET", routes.ready, messages.Health, None),
         ("/metrics", "GET", routes.metrics, None, None),
     ):
+        counted = _counted(service, path, handler)
+        if path in SCORES:
+            app.scores[path] = counted
         app.add_api_route(
             path,
-            _counted(service, path, handler),
+            counted,
             methods=[method],
             summary=(handler.__doc__ or "").splitlines()[0],
             responses=_responses(answer),
@@ -118,12 +146,12 @@ class _Routes:
             asked = await _parsed(kind, body, compact)
             scores = await self._service.score(asked, arrived)
             if compact:
-                return Response(packed(scores.fields()), media_type=MEDIA_TYPE)
+                return self._bodies.answer(packed(scores.fields()), MEDIA_TYPE)
             fields = scores.fields()
             fields["probability"] = scores.probability.tolist()
             if scores.weight is not None:
                 fields["weight"] = [weight.tolist() for weight in scores.weight]
-            return _json(fields)
+            return self._bodies.answer(to_json(fields), "application/json")
 
     async def items(self, request: Request, arrived: float) -> Response:
         """Add items, or replace features of items that are there."""
@@ -169,9 +197,7 @@ class _Routes:
             raise Refusal(401, detail)
 
 
-def _counted(
-    service: Service, path: str, handler: _Handler
-) -> Callable[[Request], Awaitable[Response]]:
+def _counted(service: Service, path: str, handler: _Handler) -> _Answer:
     """The handler with its refusals as answers, and counted."""
     requests, seconds = service.metrics.requests, service.metrics.seconds.labels(path)
 
@@ -238,7 +264,7 @@ def _description(path: str, body: type[BaseModel] | None) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if body is not None:
         content = {"application/json": {"schema": body.model_json_schema()}}
-        if path in ("/score", "/score_batch"):
+        if path in SCORES:
             content[MEDIA_TYPE] = {"schema": {"type": "string", "format": "binary"}}
         extra["requestBody"] = {"required": path != "/reload", "content": content}
         if path in ("/items", "/reload"):

@@ -1,27 +1,35 @@
-"""Bodies of requests, read within limits: too large or too slow ones are refused as they arrive."""
+"""Bodies of requests, read within limits: too large or too slow ones are refused as they arrive.
+
+And answers, which take memory until they are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from model_zoo.core.serving.network.refusals import Refusal
 from model_zoo.core.serving.network.settings import Limits
 
+BUFFERED = 2**16  # bytes of an answer that a server's buffers may hold
+
 
 class Bodies:
-    """The bodies that are in memory, of one process.
+    """The bodies of requests and the answers that are in memory, of one process.
 
     Args:
-        limits: Of one body, of all of them, and of a client's time.
+        limits: Of one body, of all of them, of all answers, and of a client's time.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._open = 0
+        self._open = 0  # bytes of requests
+        self._unread = 0  # bytes of answers
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -53,6 +61,43 @@ class Bodies:
         finally:
             self._open -= len(body)
 
+    def answer(self, content: bytes, media_type: str) -> Response:
+        """An answer, which counts while it waits for its client to read it.
+
+        Raises:
+            Refusal: If those that wait, but for small ones, take too much memory already.
+        """
+        size = len(content)
+        if size <= BUFFERED:
+            return Response(content, media_type=media_type)
+        if self._unread and self._unread + size > self._limits.max_open_bytes:
+            detail = "too many requests at a time: answers that were not read take too much memory"
+            raise Refusal(503, detail, retry_after=1)
+        return _Counted(self, content, media_type)
+
+    @contextmanager
+    def unread(self, size: int) -> Iterator[None]:
+        """So many bytes of an answer are in memory during the block."""
+        self._unread += size
+        try:
+            yield
+        finally:
+            self._unread -= size
+
     def _too_large(self, found: str) -> Refusal:
         limit = f"expected at most {self._limits.max_body_bytes:,} in a body"
         return Refusal(413, f"{found}, {limit}", close=True)
+
+
+class _Counted(Response):
+    def __init__(self, bodies: Bodies, content: bytes, media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._bodies.unread(len(self.body)):
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **start})
+            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+            # A server takes nothing more until the client has read, or the connection is cut.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

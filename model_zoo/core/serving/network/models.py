@@ -16,7 +16,7 @@ import torch
 from model_zoo import folded_name
 from model_zoo.core.errors import InputError
 from model_zoo.core.serving.file import FoldedFile, load_folded
-from model_zoo.core.serving.network.journal import Journal
+from model_zoo.core.serving.network.journal import Journal, Rewritten
 from model_zoo.core.serving.network.state import Current, State
 from model_zoo.core.serving.scorer import Scorer
 
@@ -53,7 +53,11 @@ class Served:
         return folded_name(type(self.file.folded))
 
     def catch_up(self) -> None:
-        """Make the changes that are in the journal since the last call."""
+        """Make the changes that are in the journal since the last call.
+
+        Raises:
+            Rewritten: If it does not say which they are.
+        """
         for record in self.journal.new():
             with self.scorer.putting_items(record["ids"], record["features"]):
                 pass
@@ -139,6 +143,7 @@ class Models:
             with self._state.locked():
                 if fresh.digest == self.served.digest and path == self.served.path:
                     self._follow()
+                    self._compact(self.served.journal)
                 else:
                     self._adopt(fresh)
             return self.served
@@ -161,16 +166,36 @@ class Models:
                 self.served = fresh
                 logger.info("Serving %s (%s)", fresh.path, fresh.digest)
             self._seen = current
-        self.served.catch_up()
+        try:
+            self.served.catch_up()
+        except Rewritten:
+            # Beside the served one, so that no answer sees a part of a change.
+            fresh = self._loaded(self.served.path)
+            if fresh.digest != self.served.digest:
+                raise InputError(
+                    f"{self.served.path}: has changed on disk, and so has its journal; reload it"
+                ) from None
+            fresh.catch_up()
+            self.served = fresh
 
     def _adopt(self, fresh: Served) -> None:
         """Serve it, and say so to the other processes; the lock is held."""
+        self._compact(fresh.journal)
         fresh.catch_up()
         self._drop_cut(fresh)
         current = Current(fresh.path.name, fresh.digest, self._started_with)
         if current != self._state.current():
             self._state.write_current(current)
         self.served, self._seen = fresh, current
+
+    def _compact(self, journal: Journal) -> None:
+        """The lock is held."""
+        try:
+            if journal.compact():
+                size = journal.path.stat().st_size
+                logger.info("%s: compacted, has %d bytes now", journal.path, size)
+        except OSError as error:  # it is only longer than it needs to be
+            logger.warning("%s: not compacted: %s", journal.path, error.strerror)
 
     def _drop_cut(self, served: Served) -> None:
         cut = served.journal.drop_cut()

@@ -24,7 +24,7 @@ from model_zoo.core.serving.network.app import build_app
 from model_zoo.core.serving.network.finding import Titles
 from model_zoo.core.serving.network.metrics import FOLDER, Metrics
 from model_zoo.core.serving.network.models import Models
-from model_zoo.core.serving.network.protocol import BoundedHead
+from model_zoo.core.serving.network.protocol import Bounded
 from model_zoo.core.serving.network.service import Service
 from model_zoo.core.serving.network.settings import Settings
 
@@ -113,7 +113,7 @@ def _models(settings: Settings) -> Models:
 def _config(app: Any, **settings: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=BoundedHead,
+        http=Bounded,
         ws="none",
         lifespan="on",
         log_config=None,

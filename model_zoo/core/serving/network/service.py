@@ -12,6 +12,7 @@ from typing import Any
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import FoldedFeature
+from model_zoo.core.memory import keep_freed_pieces
 from model_zoo.core.serving.network.batching import Batcher, Batches
 from model_zoo.core.serving.network.messages import (
     FeatureDescription,
@@ -59,6 +60,7 @@ class Service:
 
     async def start(self) -> None:
         """Begin to answer, and to follow other processes' changes."""
+        keep_freed_pieces()  # else each batch waits for the system to clear its memory
         self._batcher.start()
         self.metrics.items.set(self.models.served.scorer.num_items)
         self._following = asyncio.create_task(self._follow())

@@ -22,7 +22,8 @@ class Limits:
         max_rows: Rows of one request.
         max_weights: Attention weights of one answer (rows times history items).
         max_body_bytes: Of one request.
-        max_open_bytes: Of all bodies that are read or answered at a time.
+        max_open_bytes: Of all bodies that are read or answered at a time; likewise of all answers
+            of more than 64 KiB that wait for their clients.
         body_seconds: How long a client may take to send a body.
         deadline_ms: Until when a request wants its answer that does not say so; ``None`` is any
             time.
