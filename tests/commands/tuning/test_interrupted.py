@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,10 +28,10 @@ SPACE = {
 SAME = ("rank", "trial", "status", "valid AUC", "valid logloss", "epochs", "failures")
 
 
-def started(name: str) -> subprocess.Popen[str]:
+def started(name: str, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_param_tuner.py"), "--config", f"{name}.yaml"]
     return subprocess.Popen(
-        [*command, "--gpu", "-1", "-1"],
+        [*command, "--gpu", "-1", "-1", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -87,6 +88,51 @@ def test_a_killed_search_goes_on_and_gives_the_same_table(
     # Four are ranked; the two that cannot work are explained.
     assert [line["status"] for line in whole] == ["finished"] * 4 + ["failed"] * 2
     assert all(line["error"] and line["learning_rate"] == "1e+30" for line in whole[-2:])
+
+
+def test_a_search_that_stops_weak_trials_is_interrupted_and_goes_on(workspace: Path) -> None:
+    pytest.importorskip("ray.tune", reason="no Ray Tune: pip install 'fuxictr-qin[tune]'")
+    space = {"learning_rate": [0.001, 0.002, 0.004], "num_row": [1, 2], "batch_size": 20}
+    tuner_file("weak.yaml", tuner_space={**space, "epochs": 4, "early_stop_patience": 9})
+    here_before = processes_here()
+    search = started("weak", "--prune")
+    wait_until(lambda: "started" in status("weak") and states() > 0, search)
+    search.send_signal(signal.SIGINT)
+    output, _ = search.communicate()
+    assert search.returncode == 130
+    assert output.endswith("stopped by SIGINT; the same command goes on from there\n")
+    until = time.monotonic() + 5
+    while processes_here() != here_before:
+        assert time.monotonic() < until, processes_here() - here_before
+        time.sleep(0.05)
+    before = status("weak")
+    assert "started" in before
+
+    search = started("weak", "--prune")
+    output, _ = search.communicate()
+    assert search.returncode == 0, output
+    found = lines(Path("weak"))
+    assert {line["status"] for line in found} == {"finished", "pruned"}
+    for line in found:
+        assert line["status"] == "pruned" or float(line["epochs"]) == 4
+    # What was stopped keeps its state, and goes on without --prune.
+    search = started("weak")
+    output, _ = search.communicate()
+    assert search.returncode == 0, output
+    assert [(line["status"], line["epochs"]) for line in lines(Path("weak"))] == [
+        ("finished", "4.0")
+    ] * 6
+    assert f"{len(found)} trials in weak" in output
+
+
+def processes_here() -> set[int]:
+    """Those whose working directory this is."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if path.readlink() == Path.cwd():
+                found.add(int(path.parent.name))
+    return found
 
 
 def test_one_search_at_a_time(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from model_zoo.core.commands.tuning.records import record_files
 from model_zoo.core.commands.tuning.sampling import drawn_before, random_trials
 from model_zoo.core.commands.tuning.tuner_file import read_space
 from tests.commands.tuning.made import lines, tuner_file
+from tests.commands.tuning.test_interrupted import states, status, wait_until
 from tests.conftest import ROOT
 
 pytest.importorskip("optuna", reason="no Optuna: pip install 'fuxictr-qin[tune]'")
@@ -90,24 +92,43 @@ def test_a_grid_on_a_cluster_gives_the_local_ranking(
 
 @pytest.mark.slow
 def test_optuna_draws_points_and_weak_trials_are_stopped(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, cluster: dict[str, str]
 ) -> None:
     space = {**RANGES, "seed": [1, 2], "epochs": 4, "batch_size": 50, "early_stop_patience": 9}
     tuner_file("drawn.yaml", tuner_space=space)
-    assert tune("drawn", "--sampler", "tpe", "--trials", "3", "--prune") == 0
+    command = [sys.executable, str(ROOT / "run_param_tuner.py"), "--config", "drawn.yaml"]
+    command += ["--sampler", "tpe", "--trials", "3", "--prune", "--ray", "auto"]
+    search = subprocess.Popen(command, env=cluster, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: "started" in status("drawn") and states() > 0, search)
+    before = status("drawn")
+    search.send_signal(signal.SIGINT)
+    _, error = search.communicate()
+    assert search.returncode == 130, error
+    assert error.endswith("stopped by SIGINT; the same command goes on from there\n")
+    assert "started" in status("drawn") and len(status("drawn")) >= len(before)
+    assert not Path("drawn/ray").exists()
+
+    done = subprocess.run(command, env=cluster, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    resumed = [path.read_text() for path in Path("drawn/trials").glob("*.out")]
+    assert any("Resumed in epoch" in text for text in resumed)
     first = lines(Path("drawn"))
-    assert len(first) == 6
-    assert {line["status"] for line in first} <= {"finished", "pruned"}
-    for line in first:
-        run = load_experiment("drawn", line["trial"]).params
-        assert 1e-3 <= run["learning_rate"] <= 1e-2 and run["num_row"] in (1, 2, 3)
-        assert run["learning_rate"] == float(line["learning_rate"])
-        assert line["status"] == "pruned" or float(line["epochs"]) == 4
-    # A further point: those of before stay, and what was stopped goes on without --prune.
+    check_drawn(first)
+    # A further point, here: those of before stay, and what was stopped goes on without --prune.
     assert tune("drawn", "--sampler", "tpe", "--trials", "4") == 0
     second = lines(Path("drawn"))
     assert {line["trial"] for line in first} < {line["trial"] for line in second}
     assert [line["status"] for line in second] == ["finished"] * 8
+
+
+def check_drawn(found: list[dict[str, str]]) -> None:
+    assert len(found) == 6
+    assert {line["status"] for line in found} <= {"finished", "pruned"}
+    for line in found:
+        run = load_experiment("drawn", line["trial"]).params
+        assert 1e-3 <= run["learning_rate"] <= 1e-2 and run["num_row"] in (1, 2, 3)
+        assert run["learning_rate"] == float(line["learning_rate"])
+        assert line["status"] == "pruned" or float(line["epochs"]) == 4
 
 
 def test_an_actor_made_ahead_starts_no_training(workspace: Path) -> None:
@@ -162,6 +183,7 @@ def test_points_of_several_models(workspace: Path) -> None:
         (["--sampler", "random", "--trials", "0"], "--trials 0: expected 1 or more"),
         (["--ray", "127.0.0.1:1", "--trial-gpus", "-1"], "--trial-gpus -1.0: expected 0"),
         (["--gpu", "-1", "5"], "--gpu 5: no such device"),
+        (["--trial-cpus", "2"], "--trial-cpus: that is for trials on --ray"),
     ],
 )
 def test_mistakes_in_the_options(
@@ -170,6 +192,36 @@ def test_mistakes_in_the_options(
     tuner_file(tuner_space={"num_row": [1, 2]})
     assert run_param_tuner.main(["--config", "tune.yaml", *options]) == 2
     assert expected in capsys.readouterr().err
+    assert not Path("tune").exists()
+
+
+def test_no_ray_is_there(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuner_file(tuner_space={"num_row": [1, 2]})
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert run_param_tuner.main(["--config", "tune.yaml", "--ray", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --ray auto: RAY_ADDRESS 127.0.0.1:1: cannot be reached: ")
+    assert said.count("\n") == 1
+    assert not Path("tune").exists()
+
+
+@pytest.mark.slow
+def test_no_ray_is_found(workspace: Path) -> None:
+    from ray._private.services import find_gcs_addresses
+
+    if find_gcs_addresses():
+        pytest.skip("a Ray runs on this machine")
+    tuner_file(tuner_space={"num_row": [1, 2]})
+    command = [sys.executable, str(ROOT / "run_param_tuner.py"), "--config", "tune.yaml"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command, "--ray", "auto"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --ray auto: no Ray answers: ")
+    assert done.stderr.count("\n") == 1
     assert not Path("tune").exists()
 
 
