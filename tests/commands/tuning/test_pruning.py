@@ -40,6 +40,7 @@ def test_weak_is_what_is_worse_than_two_thirds_at_its_rung(workspace: Path, moni
     rungs, before = Rungs(EPOCHS, []), {1: [], 3: [], 9: []}
     verdicts = set()
     for trial in trials:
+        assert not rungs.is_weak(trial)  # it has only begun
         values: list[float] = []
         for epoch in range(1, EPOCHS + 1):
             values.append(drawn.random())

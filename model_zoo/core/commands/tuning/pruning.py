@@ -54,7 +54,8 @@ class Rungs:
         seen = evaluations(trial)
         new = seen[self._told.get(trial.expid, 0) :]
         said = [self._tell(trial, result(trial, row)) for row in new]
-        self._told[trial.expid] = len(seen)
+        if new:
+            self._told[trial.expid] = len(seen)
         return self.scheduler.STOP in said
 
     def ended(self, trial: Trial, record: Record) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from model_zoo.core.commands.tuning.forks import ROOT
@@ -76,18 +78,30 @@ def connected(cluster: Cluster) -> Iterator[int]:
 
 
 def _require_answer(address: str) -> None:
-    """Rather than let Ray wait for a minute."""
-    at = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
-    if at in ("auto", "local"):
-        return
-    named = f"--ray {address}" + ("" if at == address else f": RAY_ADDRESS {at}")
+    """Rather than let Ray wait for minutes, also for a head that was killed."""
+    at, named = (address, f"--ray {address}:") if address != "auto" else _found()
+    if not at:
+        return  # Ray looks whether one runs here
     host, _, port = at.rpartition(":")
     if not host or "/" in host or not port.isdigit():
-        raise InputError(f"{named}: expected auto, or HOST:PORT of a cluster's head")
+        raise InputError(f"{named} expected auto, or HOST:PORT of a cluster's head")
     try:
         socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"{named}: cannot be reached: {error}") from None
+        raise InputError(f"{named} cannot be reached: {error}") from None
+
+
+def _found() -> tuple[str, str]:
+    """The head that ``auto`` means, if any is noted, and where."""
+    at = os.environ.get("RAY_ADDRESS", "auto")
+    if at != "auto":
+        return at, f"--ray auto: RAY_ADDRESS {at}:"
+    folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    noted = Path(folder, "ray", "ray_current_cluster")
+    if not noted.is_file():
+        return "", ""
+    at = noted.read_text(encoding="utf-8").strip()
+    return at, f"--ray auto: {at}, which {noted} names,"
 
 
 def _at_a_time(there: dict[str, float], cluster: Cluster) -> int:
