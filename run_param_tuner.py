@@ -12,7 +12,7 @@ from model_zoo.core.paths import path_argument
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if __name__ == "__main__" and not arguments.report:
+    if __name__ == "__main__" and not arguments.report and arguments.ray is None:
         processes()  # they import what trials need, while this one imports what it needs itself
     from model_zoo.core.commands.tuning.search import Options, report, search
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="run the trials on a Ray cluster: HOST:PORT, or auto (extra: tune)",
     )
     parser.add_argument(
-        "--trial-cpus", type=int, default=1, metavar="N", help="CPUs of each trial on Ray"
+        "--trial-cpus", type=int, metavar="N", help="CPUs of each trial on Ray; one if not said"
     )
     parser.add_argument(
         "--trial-gpus", type=float, metavar="F", help="GPUs of each trial on Ray, also 0.5"

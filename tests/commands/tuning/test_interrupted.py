@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,10 +28,10 @@ SPACE = {
 SAME = ("rank", "trial", "status", "valid AUC", "valid logloss", "epochs", "failures")
 
 
-def started(name: str) -> subprocess.Popen[str]:
+def started(name: str, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_param_tuner.py"), "--config", f"{name}.yaml"]
     return subprocess.Popen(
-        [*command, "--gpu", "-1", "-1"],
+        [*command, "--gpu", "-1", "-1", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -87,6 +88,53 @@ def test_a_killed_search_goes_on_and_gives_the_same_table(
     # Four are ranked; the two that cannot work are explained.
     assert [line["status"] for line in whole] == ["finished"] * 4 + ["failed"] * 2
     assert all(line["error"] and line["learning_rate"] == "1e+30" for line in whole[-2:])
+
+
+def test_a_search_that_stops_weak_trials_is_interrupted_and_goes_on(workspace: Path) -> None:
+    pytest.importorskip("ray.tune", reason="no Ray Tune: pip install 'fuxictr-qin[tune]'")
+    space = {"learning_rate": [0.001, 0.004], "num_row": [1, 2], "batch_size": 20}
+    tuner_file("weak.yaml", tuner_space={**space, "epochs": 3, "early_stop_patience": 9})
+    here_before = processes_here()
+    search = started("weak", "--prune")
+    wait_until(lambda: "started" in status("weak") and states() > 0, search)
+    assert processes_here() > here_before
+    search.send_signal(signal.SIGINT)
+    output, _ = search.communicate()
+    assert search.returncode == 130, output
+    assert output.endswith("stopped by SIGINT; the same command goes on from there\n")
+    wait_for_no_process_but(here_before)
+    assert "started" in status("weak")
+
+    options = ["--config", "weak.yaml", "--gpu", "-1", "-1"]
+    assert run_param_tuner.main([*options, "--prune"]) == 0
+    assert any("Resumed in epoch" in path.read_text() for path in Path("weak").glob("*/*.out"))
+    found = lines(Path("weak"))
+    assert {line["status"] for line in found} == {"finished", "pruned"}
+    for line in found:
+        assert (float(line["epochs"]) == 3) == (line["status"] == "finished")
+    # What was stopped keeps its state, and goes on without --prune.
+    assert run_param_tuner.main(options) == 0
+    assert [(line["status"], line["epochs"]) for line in lines(Path("weak"))] == [
+        ("finished", "3.0")
+    ] * 4
+
+
+def processes_here() -> set[int]:
+    """Trials, and what they are forked from, whose working directory this is."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            here = (path / "cwd").readlink() == Path.cwd()
+            if here and b"multiprocessing.forkserver" in (path / "cmdline").read_bytes():
+                found.add(int(path.name))
+    return found
+
+
+def wait_for_no_process_but(before: set[int]) -> None:
+    until = time.monotonic() + 10
+    while processes_here() - before:
+        assert time.monotonic() < until, processes_here() - before
+        time.sleep(0.05)
 
 
 def test_one_search_at_a_time(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import run_param_tuner
@@ -19,6 +21,12 @@ from model_zoo.core.commands.tuning.records import record_files
 from model_zoo.core.commands.tuning.sampling import drawn_before, random_trials
 from model_zoo.core.commands.tuning.tuner_file import read_space
 from tests.commands.tuning.made import lines, tuner_file
+from tests.commands.tuning.test_interrupted import (
+    processes_here,
+    status,
+    wait_for_no_process_but,
+    wait_until,
+)
 from tests.conftest import ROOT
 
 pytest.importorskip("optuna", reason="no Optuna: pip install 'fuxictr-qin[tune]'")
@@ -63,7 +71,7 @@ def tune(name: str, *options: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_grid_on_a_cluster_gives_the_local_ranking(
+def test_a_grid_on_a_cluster_is_interrupted_and_then_gives_the_local_ranking(
     workspace: Path, cluster: dict[str, str]
 ) -> None:
     space = {"learning_rate": [0.004, 1e30], "num_row": [1, 2], "batch_size": 50}
@@ -71,6 +79,15 @@ def test_a_grid_on_a_cluster_gives_the_local_ranking(
     tuner_file("there.yaml", tuner_space={**space, "model_root": "elsewhere"})
     assert tune("local") == 0
     command = [sys.executable, str(ROOT / "run_param_tuner.py"), "--config", "there.yaml", "--ray"]
+    here_before = processes_here()
+    search = subprocess.Popen([*command, "auto"], env=cluster, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: "started" in status("there"), search)
+    search.send_signal(signal.SIGINT)
+    _, error = search.communicate()
+    assert search.returncode == 130, error
+    assert error.endswith("stopped by SIGINT; the same command goes on from there\n")
+    assert "started" in status("there") and not Path("there/ray").exists()
+    wait_for_no_process_but(here_before)
 
     def there(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *options], env=cluster, capture_output=True, text=True)
@@ -90,24 +107,31 @@ def test_a_grid_on_a_cluster_gives_the_local_ranking(
 
 @pytest.mark.slow
 def test_optuna_draws_points_and_weak_trials_are_stopped(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, cluster: dict[str, str]
 ) -> None:
     space = {**RANGES, "seed": [1, 2], "epochs": 4, "batch_size": 50, "early_stop_patience": 9}
     tuner_file("drawn.yaml", tuner_space=space)
-    assert tune("drawn", "--sampler", "tpe", "--trials", "3", "--prune") == 0
+    command = [sys.executable, str(ROOT / "run_param_tuner.py"), "--config", "drawn.yaml"]
+    command += ["--sampler", "tpe", "--trials", "3", "--prune", "--ray", "auto"]
+    done = subprocess.run(command, env=cluster, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     first = lines(Path("drawn"))
-    assert len(first) == 6
-    assert {line["status"] for line in first} <= {"finished", "pruned"}
-    for line in first:
-        run = load_experiment("drawn", line["trial"]).params
-        assert 1e-3 <= run["learning_rate"] <= 1e-2 and run["num_row"] in (1, 2, 3)
-        assert run["learning_rate"] == float(line["learning_rate"])
-        assert line["status"] == "pruned" or float(line["epochs"]) == 4
-    # A further point: those of before stay, and what was stopped goes on without --prune.
+    check_drawn(first)
+    # Without Ray: those of before stay, and what was stopped goes on without --prune.
     assert tune("drawn", "--sampler", "tpe", "--trials", "4") == 0
     second = lines(Path("drawn"))
     assert {line["trial"] for line in first} < {line["trial"] for line in second}
     assert [line["status"] for line in second] == ["finished"] * 8
+
+
+def check_drawn(found: list[dict[str, str]]) -> None:
+    assert len(found) == 6
+    assert {line["status"] for line in found} <= {"finished", "pruned"}
+    for line in found:
+        run = load_experiment("drawn", line["trial"]).params
+        assert 1e-3 <= run["learning_rate"] <= 1e-2 and run["num_row"] in (1, 2, 3)
+        assert run["learning_rate"] == float(line["learning_rate"])
+        assert line["status"] == "pruned" or float(line["epochs"]) == 4
 
 
 def test_an_actor_made_ahead_starts_no_training(workspace: Path) -> None:
@@ -162,6 +186,7 @@ def test_points_of_several_models(workspace: Path) -> None:
         (["--sampler", "random", "--trials", "0"], "--trials 0: expected 1 or more"),
         (["--ray", "127.0.0.1:1", "--trial-gpus", "-1"], "--trial-gpus -1.0: expected 0"),
         (["--gpu", "-1", "5"], "--gpu 5: no such device"),
+        (["--trial-cpus", "2"], "--trial-cpus: that is for trials on --ray"),
     ],
 )
 def test_mistakes_in_the_options(
@@ -170,6 +195,44 @@ def test_mistakes_in_the_options(
     tuner_file(tuner_space={"num_row": [1, 2]})
     assert run_param_tuner.main(["--config", "tune.yaml", *options]) == 2
     assert expected in capsys.readouterr().err
+    assert not Path("tune").exists()
+
+
+@pytest.mark.parametrize("known_by", ["RAY_ADDRESS", "ray_current_cluster"])
+def test_a_ray_that_was_killed(
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    known_by: str,
+) -> None:
+    tuner_file(tuner_space={"num_row": [1, 2]})
+    monkeypatch.setenv("RAY_TMPDIR", str(workspace))
+    if known_by == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    else:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        Path("ray").mkdir()
+        Path("ray", known_by).write_text("127.0.0.1:1")
+    assert run_param_tuner.main(["--config", "tune.yaml", "--ray", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --ray auto: ") and known_by in said
+    assert "127.0.0.1:1" in said and "cannot be reached: " in said
+    assert said.count("\n") == 1
+    assert not Path("tune").exists()
+
+
+def test_no_ray_runs(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if any("gcs_server" in process.name() for process in psutil.process_iter()):
+        pytest.skip("a Ray runs on this machine")
+    tuner_file(tuner_space={"num_row": [1, 2]})
+    monkeypatch.setenv("RAY_TMPDIR", str(workspace))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert run_param_tuner.main(["--config", "tune.yaml", "--ray", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --ray auto: no Ray answers: Could not find any running Ray")
+    assert said.count("\n") == 1
     assert not Path("tune").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -75,6 +76,25 @@ def test_the_report_stands_alone_and_tells_everything(workspace: Path) -> None:
         [outcome.value for outcome in places[0].outcomes]
     )
     assert {line["status"] for line in found} == {"finished", "pruned", "failed"}
+
+
+def test_lists_that_begin_alike_are_different_values(workspace: Path) -> None:
+    pytest.importorskip("plotly", reason="no plotly: pip install 'fuxictr-qin[tune]'")
+    shared = ["item_id", "item_tags", "item_emb_d128"]
+    space = {"use_features": [shared, [*shared, "likes_level"]], "num_row": [2]}
+    made(Path("tune"), {**space, "learning_rate": [0.001]})
+    report("tune.yaml")
+    page = Path("tune/report.html").read_text(encoding="utf-8")
+    (parallel,) = re.findall(r'"dimensions":(\[.*?\]),"line"', page)
+    dimension = json.loads(parallel)[0]
+    assert dimension["label"] == "use_features"
+    assert sorted(dimension["values"]) == dimension["tickvals"] == [0, 1]
+    (axis,) = re.findall(r'"tickvals":(\["[^<]*?\]),"ticktext":(\["[^<]*?\])', page)
+    assert [json.loads(value) for value in json.loads(axis[0])] in (
+        space["use_features"],
+        space["use_features"][::-1],
+    )
+    assert all(len(label) <= 16 for label in json.loads(axis[1]))
 
 
 def test_no_report_without_a_finished_trial(workspace: Path) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 from model_zoo.core.commands.tuning.forks import processes
+from model_zoo.core.commands.tuning.pruning import Rungs, stopped
 from model_zoo.core.commands.tuning.records import (
     Record,
+    history_file,
     output_file,
     read_record,
     write_record,
@@ -29,6 +31,7 @@ from model_zoo.core.training.signals import noting_signals
 
 ERROR_LINES = 8
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_NOTICE = 0.1  # an evaluation, where weak trials are stopped
 _LOGGED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ")
 
 
@@ -38,6 +41,7 @@ class _Running:
     slot: int
     output_from: int
     start: float
+    weak: bool = False
 
 
 def require_devices(gpus: Sequence[int]) -> None:
@@ -66,6 +70,8 @@ def run_local(
     gpus: Sequence[int],
     *,
     retries: int,
+    rungs: Rungs | None,
+    draw: Callable[[], Sequence[Trial]],
     noted: Callable[[Trial, Record], None],
     look: Callable[[], None],
 ) -> None:
@@ -79,6 +85,8 @@ def run_local(
         folder: The configuration folder.
         gpus: Devices; one that is named twice trains two at a time.
         retries: How often a trial that failed is tried again.
+        rungs: What weak trials are stopped by; ``None`` stops none.
+        draw: Gives further trials, when there are no others; none once that was all.
         noted: Called when a trial began or ended.
         look: Called about twice a second.
 
@@ -91,14 +99,19 @@ def run_local(
     threads = threads_for_each(len(gpus))
     with noting_signals(signals.append):
         try:
-            while (waiting and not signals) or running:
-                while waiting and free and not signals:
+            while True:
+                while free and not signals:
+                    waiting.extend([] if waiting else draw())
+                    if not waiting:
+                        break
                     trial, slot = waiting.popleft(), free.pop(0)
                     order, record = begin(folder, trial, gpus[slot], threads)
                     process, size = start(order)
                     running[process] = _Running(trial, slot, size, time.monotonic())
                     noted(trial, record)
-                wait([process.sentinel for process in running], SECONDS_BETWEEN_LOOKS)
+                if not running:
+                    break
+                _wait_for_any(running, rungs)
                 look()
                 if signals:
                     end(list(running), by_force=len(signals) > 1)
@@ -106,19 +119,40 @@ def run_local(
                     process.join()
                     of = running.pop(process)
                     free.append(of.slot)
+                    if of.weak:
+                        noted(of.trial, stopped(folder, of.trial))
+                        continue
                     if signals and process.exitcode != 0:
                         continue  # it is still begun: the next search goes on with it
                     record = ended(folder, of.trial, process.exitcode, of.output_from, of.start)
+                    if rungs is not None:
+                        rungs.ended(of.trial, record)
                     noted(of.trial, record)
                     if record.status == "failed" and record.attempts <= retries:
                         waiting.append(of.trial)
         finally:
             end(list(running), by_force=True)  # only if the above failed
     if signals:
-        raise Interrupted(
-            signals[0],
-            f"stopped by {signal.Signals(signals[0]).name}; the same command goes on from there",
-        )
+        raise interruption(signals[0])
+
+
+def interruption(number: int) -> Interrupted:
+    """That a search was stopped by a signal."""
+    name = signal.Signals(number).name
+    return Interrupted(number, f"stopped by {name}; the same command goes on from there")
+
+
+def _wait_for_any(running: dict[BaseProcess, _Running], rungs: Rungs | None) -> None:
+    """Until a trial ends, or it is time to look; those that turn out weak are asked to end."""
+    until = time.monotonic() + SECONDS_BETWEEN_LOOKS
+    seconds = SECONDS_BETWEEN_LOOKS if rungs is None else SECONDS_TO_NOTICE
+    while time.monotonic() < until:
+        if wait([process.sentinel for process in running], seconds):
+            return
+        for process, of in running.items():
+            if rungs is not None and not of.weak and rungs.is_weak(of.trial):
+                of.weak = True
+                end([process], by_force=False)
 
 
 def start(order: Order) -> tuple[BaseProcess, int]:
@@ -133,6 +167,9 @@ def start(order: Order) -> tuple[BaseProcess, int]:
 def begin(folder: Path, trial: Trial, gpu: int, threads: int | None) -> tuple[Order, Record]:
     """Note that a trial begins, or goes on."""
     before = read_record(folder, trial.expid)
+    if before.status == "waiting":
+        # Of a search whose folder was removed: it would be taken for this trial's.
+        history_file(trial).unlink(missing_ok=True)
     device = "CPU" if gpu < 0 else f"GPU {gpu}"
     record = replace(
         before, status="started", device=device, error=(), settings=dict(trial.settings)

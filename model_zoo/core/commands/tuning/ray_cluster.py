@@ -1,23 +1,25 @@
-"""A Ray to run trials on: one of this process's own, or a cluster."""
+"""The Ray cluster that trials run on."""
 
 from __future__ import annotations
 
 import math
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from model_zoo.core.commands.tuning.forks import ROOT
-from model_zoo.core.commands.tuning.local import threads_for_each
 from model_zoo.core.errors import InputError
 
 SECONDS_TO_ANSWER = 5.0
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # whose table comes at any verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the search has one of its own
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -29,34 +31,21 @@ class Cluster:
     """Where trials run.
 
     Attributes:
-        address: ``auto``, ``HOST:PORT``, or ``None`` for a Ray of this process's own.
-        gpus: Devices of this machine, for a Ray of its own; elsewhere, whether any is a GPU.
-        trial_cpus: CPUs for each trial.
-        trial_gpus: GPUs for each trial, which may be a fraction; ``None`` takes one, or the
-            share that a device named several times leaves.
+        address: ``auto``, or ``HOST:PORT``.
+        gpus: Devices; whether any is a GPU.
+        trial_cpus: CPUs for each trial, as many as it has threads.
+        trial_gpus: GPUs for each trial, which may be a fraction; ``None`` takes one.
     """
 
-    address: str | None
+    address: str
     gpus: Sequence[int]
     trial_cpus: int
     trial_gpus: float | None
 
     @property
     def resources(self) -> dict[str, float]:
-        devices = [gpu for gpu in self.gpus if gpu >= 0]
-        share = 0.0
-        if devices:
-            share = len(set(devices)) / len(devices) if self.address is None else 1.0
-        gpus = share if self.trial_gpus is None else self.trial_gpus
-        return {"cpu": self.trial_cpus, "gpu": gpus}
-
-    @property
-    def threads(self) -> int | None:
-        """CPU threads of a trial, as many as a search without Ray gives it."""
-        if self.address is not None:
-            return self.trial_cpus
-        named = os.environ.get("OMP_NUM_THREADS")
-        return int(named) if named else threads_for_each(len(self.gpus))
+        gpus = 1.0 if any(gpu >= 0 for gpu in self.gpus) else 0.0
+        return {"cpu": self.trial_cpus, "gpu": gpus if self.trial_gpus is None else self.trial_gpus}
 
 
 @contextmanager
@@ -74,22 +63,12 @@ def connected(cluster: Cluster) -> Iterator[int]:
     before = dict(os.environ)
     os.environ.update(QUIET)
     try:
-        if cluster.address is None:
-            devices = sorted({gpu for gpu in cluster.gpus if gpu >= 0})
-            if devices:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
-            cpus = cluster.trial_cpus * len(cluster.gpus)
-            settings |= {"num_cpus": cpus, "num_gpus": len(devices), "include_dashboard": False}
-            settings |= {"address": "local", "_node_ip_address": "127.0.0.1"}
-        else:
-            _require_answer(cluster.address)
-            settings["address"] = cluster.address
+        _require_answer(cluster.address)
         try:
-            ray.init(**settings)
+            ray.init(address=cluster.address, **settings)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            where = cluster.address or "here"
             raise InputError(
-                f"--ray {where}: no Ray answers: {str(error).splitlines()[0]}"
+                f"--ray {cluster.address}: no Ray answers: {str(error).splitlines()[0]}"
             ) from None
         yield _at_a_time(ray.cluster_resources(), cluster)
     finally:
@@ -99,15 +78,30 @@ def connected(cluster: Cluster) -> Iterator[int]:
 
 
 def _require_answer(address: str) -> None:
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(f"--ray {address}: expected auto, or HOST:PORT of a cluster's head")
+    """Rather than let Ray wait for minutes, also for a head that was killed."""
+    at, named = (address, f"--ray {address}:") if address != "auto" else _found()
+    if not at:
+        return  # Ray looks whether one runs here
+    host, _, port = at.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise InputError(f"{named} expected auto, or HOST:PORT of a cluster's head")
     try:
         socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"--ray {address}: cannot be reached: {error}") from None
+        raise InputError(f"{named} cannot be reached: {error}") from None
+
+
+def _found() -> tuple[str, str]:
+    """The head that ``auto`` means, if any is noted, and where."""
+    at = os.environ.get("RAY_ADDRESS", "auto")
+    if at != "auto":
+        return at, f"--ray auto: RAY_ADDRESS {at}:"
+    folder = os.environ.get("RAY_TMPDIR", tempfile.gettempdir())
+    noted = Path(folder, "ray", "ray_current_cluster")
+    if not noted.is_file():
+        return "", ""
+    at = noted.read_text(encoding="utf-8").strip()
+    return at, f"--ray auto: {at}, which {noted} names,"
 
 
 def _at_a_time(there: dict[str, float], cluster: Cluster) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 from ray.tune import Callback, Trainable
 
 from model_zoo.core.commands.tuning.local import begin, end, ended, start
-from model_zoo.core.commands.tuning.ray_trials import INDEX, WORST, mark_pruned, score, trials_of
+from model_zoo.core.commands.tuning.pruning import WORST, result, score, stopped
+from model_zoo.core.commands.tuning.ray_trials import INDEX, trials_of, was_interrupted
 from model_zoo.core.commands.tuning.records import evaluations, read_record
 from model_zoo.core.commands.tuning.space import Space
 from model_zoo.core.commands.tuning.trial import Trial
 
 
 class TunedTrial(Trainable):
-    """Gives Ray Tune a result at each evaluation; pauses and continues by the trial's state."""
+    """Gives Ray Tune a result at each evaluation."""
 
     def setup(self, config: dict[str, Any], job: dict[str, Any]) -> None:
         self._job = job
@@ -46,14 +46,10 @@ class TunedTrial(Trainable):
             seen = evaluations(self._trial)
             if len(seen) > self._reported:
                 self._reported += 1
-                row = seen[self._reported - 1]
-                value = self._trial.monitor(row)
-                if self._trial.monitor_mode == "min":
-                    value = -value
-                # Rungs are whole epochs; at its last one a trial is past being stopped.
-                last = self._trial.experiment.run.epochs - 0.5
-                epoch = min(math.floor(row["epoch"] + 1e-9), last)
-                return {"score": WORST if math.isnan(value) else value, "epoch": epoch}
+                return result(self._trial, seen[self._reported - 1])
+            if was_interrupted(self._folder):
+                self.cleanup()
+                return {"score": WORST, "epoch": 0, "done": True}
             if not alive:
                 return self._end()
             time.sleep(0.1)
@@ -87,7 +83,8 @@ class TunedTrial(Trainable):
             self._start()
             return self.step()
         epochs = self._trial.experiment.run.epochs
-        return {"score": score(self._trial, record), "epoch": epochs, "done": True}
+        best = score(self._trial, record.metrics.get("valid", {}))
+        return {"score": best, "epoch": epochs, "done": True}
 
 
 class PruneCallback(Callback):
@@ -97,7 +94,8 @@ class PruneCallback(Callback):
         self._space, self._folder = space, folder
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        mark_pruned(trial_of(self._space, trial.config), self._folder)
+        if not was_interrupted(self._folder):
+            stopped(self._folder, trial_of(self._space, trial.config))
 
 
 def trial_of(space: Space, config: dict[str, Any]) -> Trial:

@@ -1,33 +1,27 @@
-"""Trials on Ray: on this machine or a cluster, grids or Optuna's points, weak ones stopped."""
+"""Trials on a Ray cluster: grids or Optuna's points, weak ones stopped."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model_zoo.core.commands.tuning.local import interruption
+from model_zoo.core.commands.tuning.pruning import Rungs, score
 from model_zoo.core.commands.tuning.ray_cluster import Cluster
-from model_zoo.core.commands.tuning.records import (
-    Record,
-    best_evaluation,
-    read_record,
-    record_files,
-    write_record,
-)
+from model_zoo.core.commands.tuning.records import Record, read_record, record_files
 from model_zoo.core.commands.tuning.sampling import SEED, drawn_before, known_study, suggest
 from model_zoo.core.commands.tuning.space import Space
 from model_zoo.core.commands.tuning.trial import Trial
-from model_zoo.core.errors import Interrupted
+from model_zoo.core.errors import InputError
 
-REDUCTION = 3  # ASHA: of three trials, one goes on
+SCRATCH = "ray"  # sub-folder, while a search runs there
 INDEX = "__trial_index__"  # Ray's name for the number of a repetition
 
 
@@ -38,8 +32,7 @@ def run_on_ray(
     cluster: Cluster,
     *,
     points: int,
-    epochs: int,
-    prune: bool,
+    rungs: Rungs | None,
     retries: int,
     noted: Callable[[Trial, Record], None],
     look: Callable[[], None],
@@ -52,35 +45,32 @@ def run_on_ray(
         folder: The configuration folder, which all machines of the cluster must see.
         cluster: What a trial needs.
         points: How many points Optuna is to draw beside them; 0 draws none.
-        epochs: Of the longest trial.
-        prune: Whether ASHA stops weak trials.
+        rungs: What weak trials are stopped by; ``None`` stops none.
         retries: How often a trial that failed is tried again.
         noted: Called when a trial began or ended.
         look: Called about twice a second.
 
     Raises:
         Interrupted: After a signal.
+        InputError: If a trial's machine was lost.
     """
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
 
     from model_zoo.core.commands.tuning.ray_trainable import PruneCallback, TunedTrial
 
-    scratch = folder.resolve() / "ray"
+    scratch = folder.resolve() / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
     job = {
         "space": space,
         "folder": str(folder),
         "cwd": os.getcwd(),
         "gpu": 0 if cluster.resources["gpu"] else -1,
-        "threads": cluster.threads,
+        "threads": cluster.trial_cpus,
         "retries": retries,
     }
-    scheduler = None
-    if prune:
-        scheduler = ASHAScheduler(
-            time_attr="epoch", max_t=epochs + 1, grace_period=1, reduction_factor=REDUCTION
-        )
-    config = {"metric": "score", "mode": "max", "scheduler": scheduler, "reuse_actors": True}
+    config: dict[str, Any] = {"reuse_actors": True}
+    if rungs is not None:
+        config |= {"scheduler": rungs.scheduler}
     if points:
         repeat = len(space.seeds or [None])
         config |= {"search_alg": _optuna(space, trials, folder, repeat)}
@@ -101,28 +91,18 @@ def run_on_ray(
         ),
     )
     interrupted: list[int] = []
-    with _watching(space, trials, folder, noted, look), _as_ctrl_c(interrupted):
+    with _watching(space, trials, folder, noted, look), _interrupting(folder, interrupted):
         try:
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    if interrupted or any(record.status == "started" for _, record in recorded(space, folder)):
-        raise Interrupted(
-            interrupted[0] if interrupted else signal.SIGINT,
-            "stopped; the same command goes on from there",
+    if interrupted:
+        raise interruption(interrupted[0])
+    lost = [trial.expid for trial, record in recorded(space, folder) if record.status == "started"]
+    if lost:
+        raise InputError(
+            f"Ray lost {len(lost)} trials ({', '.join(lost)}); the same command goes on with them"
         )
-
-
-def score(trial: Trial, record: Record) -> float:
-    """The monitor so that more is better; what has none is as bad as can be."""
-    row = record.metrics.get("valid") or {}
-    value = trial.monitor(row) if row else math.nan
-    if math.isnan(value):
-        return WORST
-    return -value if trial.monitor_mode == "min" else value
-
-
-WORST = -1e9
 
 
 def _job_of(trial: Trial, space: Space) -> dict[str, Any]:
@@ -141,7 +121,8 @@ def _optuna(space: Space, left: Sequence[Trial], folder: Path, repeat: int) -> A
     known = recorded(space, folder)
     for trial, record in known:
         if record.status in ("finished", "pruned", "failed"):
-            groups.setdefault(trial.group, []).append(score(trial, record))
+            value = score(trial, record.metrics.get("valid", {}))
+            groups.setdefault(trial.group, []).append(value)
             settings[trial.group] = dict(trial.settings)
     values = [(settings[name], sum(of) / len(of)) for name, of in groups.items()]
     begun = {trial.group: drawn_before(space, trial.settings) for trial in left}
@@ -229,26 +210,33 @@ def _watching(
 
 
 @contextmanager
-def _as_ctrl_c(noted: list[int]) -> Iterator[None]:
-    """Ray Tune ends its trials at Ctrl-C; SIGTERM then does so too."""
+def _interrupting(folder: Path, noted: list[int]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the trials after their current step, wherever they run."""
 
-    def pass_on(number: int, frame: object) -> None:
+    def end(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
         noted.append(number)
-        os.kill(os.getpid(), signal.SIGINT)
+        marker = _marker(folder)
+        marker.parent.mkdir(exist_ok=True)
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGUSR1)  # which Ray Tune takes as the end of the search
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def mark_pruned(trial: Trial, folder: Path) -> None:
-    """A trial that ASHA stopped: its best evaluation counts, its state stays."""
-    record = read_record(folder, trial.expid)
-    if record.status == "started":
-        best = best_evaluation(trial)
-        write_record(folder, replace(record, status="pruned", metrics={"valid": best}))
+def was_interrupted(folder: Path) -> bool:
+    """Whether the search is to end; told by a file, for its trials may be on any machine."""
+    return _marker(folder).exists()
+
+
+def _marker(folder: Path) -> Path:
+    return folder / SCRATCH / "interrupted"

@@ -69,9 +69,14 @@ def write_record(folder: Path, record: Record) -> None:
         partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
 
+def history_file(trial: Trial) -> Path:
+    """The trial's evaluations."""
+    return trial.place.with_name(f"{trial.expid}.history.csv")
+
+
 def evaluations(trial: Trial) -> list[dict[str, float]]:
     """The trial's evaluations so far, each with its ``epoch``."""
-    return read_evaluations(trial.place.with_name(f"{trial.expid}.history.csv"))
+    return read_evaluations(history_file(trial))
 
 
 def best_evaluation(trial: Trial) -> dict[str, float]:

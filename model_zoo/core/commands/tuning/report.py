@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model_zoo.core.commands.tuning.ranking import Outcome, Place
-from model_zoo.core.commands.tuning.records import evaluations
+from model_zoo.core.commands.tuning.figures import curves, parallel, setting
+from model_zoo.core.commands.tuning.ranking import Place
 from model_zoo.core.commands.tuning.results import last_epoch, text
+from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.files import write_aside
 
 REPORT = "report.html"
 OPEN_ROWS = 12  # of the ranking; the others open on a click
-HIGHLIGHTED = 6  # learning curves in colour; the others are grey
-TICKS = 6
-LOG_FROM = 20.0  # greatest over least value, from which an axis is logarithmic
-COLOURS = ("#1f5fa8", "#d1603d", "#2e8b57", "#8a4fb0", "#b8860b", "#0f8b8d")
-GREY, GRID = "#b8bec6", "#e4e7eb"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; margin: 0 auto; max-width: 1200px;
        padding: 12px 16px 40px; background: #fff; }
@@ -65,9 +61,9 @@ def write_report(folder: Path, places: Sequence[Place], keys: Sequence[str], tit
     monitor = trial.experiment.run.monitor
     name = monitor if isinstance(monitor, str) else "monitor"
     better = "less" if trial.monitor_mode == "min" else "more"
-    figures = [_parallel(ranked, keys, name)] if len(ranked) > 1 and keys else []
-    figures += [_setting(ranked, key, name) for key in keys]
-    figures.append(_curves(ranked, keys, name))
+    figures = [parallel(ranked, keys, name)] if len(ranked) > 1 and keys else []
+    figures += [setting(ranked, key, name) for key in keys]
+    figures.append(curves(ranked, keys, name))
     # The library itself stands in the file once, before the first figure.
     drawn = [_embed(figure, inline=i == 0) for i, figure in enumerate(figures)]
     parts = [f"<h1>{html.escape(title)}</h1>", _summary(places, name, better)]
@@ -142,118 +138,19 @@ def _notes(place: Place, repeated: bool) -> list[str]:
     return notes
 
 
-def _parallel(places: Sequence[Place], keys: Sequence[str], name: str) -> Any:
-    import plotly.graph_objects as go
-
-    means = [place.mean for place in places]
-    dimensions = [_dimension(places, key) for key in keys]
-    dimensions.append({"label": name, "values": means})
-    line = {"color": means, "colorscale": [[0, "#c9d6e6"], [1, COLOURS[0]]], "showscale": False}
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
-    # Axes need room each: on a narrow screen the plot scrolls.
-    width = max(330, 110 * len(dimensions) + 110)
-    figure.update_layout(**_layout(height=340), margin={"l": 60, "r": 60, "t": 50, "b": 24})
-    figure.update_layout(meta={"least width": width})
-    return figure
-
-
-def _dimension(places: Sequence[Place], key: str) -> dict[str, Any]:
-    values = [place.settings.get(key) for place in places]
-    if _numeric(values):
-        numbers = [float(value) for value in values]
-        scaled = [math.log10(n) for n in numbers] if _is_log(numbers) else numbers
-        ticks = sorted(set(zip(scaled, numbers, strict=True)))
-        ticks = ticks[:: math.ceil(len(ticks) / TICKS)]
-        return {
-            "label": key,
-            "values": scaled,
-            "tickvals": [place for place, _ in ticks],
-            "ticktext": [f"{number:.3g}" for _, number in ticks],
-        }
-    names = list(dict.fromkeys(_short(value) for value in values))
-    return {
-        "label": key,
-        "values": [names.index(_short(value)) for value in values],
-        "tickvals": list(range(len(names))),
-        "ticktext": names,
-    }
-
-
-def _setting(places: Sequence[Place], key: str, name: str) -> Any:
-    """The monitor over one setting, whatever the others are."""
-    import plotly.graph_objects as go
-
-    having = [place for place in places if key in place.settings or key == "model"]
-    values = [place.settings.get(key) for place in having]
-    numeric = _numeric(values)
-    x: list[Any] = [float(v) for v in values] if numeric else [_short(v) for v in values]
-    spreads = [0.0 if math.isnan(place.spread) else place.spread for place in having]
-    points = go.Scatter(
-        x=x,
-        y=[place.mean for place in having],
-        mode="markers",
-        marker={"size": 9, "color": COLOURS[0], "opacity": 0.75},
-        error_y={"array": spreads, "visible": any(spreads), "color": GREY},
-        hovertext=[place.group for place in having],
-    )
-    figure = go.Figure(points)
-    figure.update_layout(**_layout(height=270), margin={"l": 64, "r": 14, "t": 12, "b": 48})
-    log = numeric and _is_log(x)
-    figure.update_xaxes(title=key, gridcolor=GRID, type="log" if log else "-", automargin=True)
-    if log:
-        ticks = sorted(set(x))[:: math.ceil(len(set(x)) / TICKS)]
-        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:.3g}" for tick in ticks])
-    if not numeric:
-        figure.update_xaxes(type="category")
-    figure.update_yaxes(title=name, gridcolor=GRID, automargin=True)
-    return figure
-
-
-def _curves(places: Sequence[Place], keys: Sequence[str], name: str) -> Any:
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    outcomes = [(i, outcome) for i, place in enumerate(places) for outcome in place.outcomes]
-    for i, outcome in reversed(outcomes):  # the best are drawn last, on top
-        _add_curve(figure, i, outcome, keys)
-    figure.update_layout(
-        **_layout(height=420),
-        margin={"l": 64, "r": 14, "t": 12, "b": 48},
-        legend={"orientation": "h", "y": -0.2, "x": 0, "traceorder": "reversed"},
-    )
-    figure.update_xaxes(title="epoch", gridcolor=GRID, rangemode="tozero")
-    figure.update_yaxes(title=f"valid {name}", gridcolor=GRID, automargin=True)
-    return figure
-
-
-def _add_curve(figure: Any, rank: int, outcome: Outcome, keys: Sequence[str]) -> None:
-    settings = outcome.trial.settings
-    named = [f"{key} {text(settings[key])}" for key in keys if key in settings]
-    seen = evaluations(outcome.trial)
-    shown = rank < HIGHLIGHTED
-    first = outcome.trial.seed is None or all(
-        trace.legendgroup != str(rank) for trace in figure.data
-    )
-    figure.add_scatter(
-        x=[row["epoch"] for row in seen],
-        y=[outcome.trial.monitor(row) for row in seen],
-        mode="lines+markers",
-        marker={"size": 5},
-        line={"color": COLOURS[rank % len(COLOURS)] if shown else GREY, "width": 2 if shown else 1},
-        name=f"{rank + 1}: {_short(', '.join(named), 48)}",
-        legendgroup=str(rank),
-        showlegend=shown and first,
-    )
-
-
 def _failures(places: Sequence[Place]) -> str:
     failed = [o for place in places for o in place.outcomes if o.record.status == "failed"]
     parts = [
-        f"<p><b>{html.escape(o.trial.text())}</b><br><small>{html.escape(o.trial.expid)}</small>"
+        f"<p><b>{html.escape(_named(o.trial))}</b><br><small>{html.escape(o.trial.expid)}</small>"
         f"</p><pre>{html.escape(chr(10).join(o.record.error))}</pre>"
         for o in failed
     ]
     return "".join(["<h2>Failures</h2>", *parts]) if parts else ""
+
+
+def _named(trial: Trial) -> str:
+    seed = {} if trial.seed is None else {"seed": trial.seed}
+    return ", ".join(f"{key} {text(value)}" for key, value in {**trial.settings, **seed}.items())
 
 
 def _embed(figure: Any, *, inline: bool) -> str:
@@ -265,23 +162,3 @@ def _embed(figure: Any, *, inline: bool) -> str:
         config={"responsive": True, "displayModeBar": False},
     )
     return f'<div style="min-width: {width}px">{drawn}</div>' if width else drawn
-
-
-def _layout(height: int) -> Mapping[str, Any]:
-    font = {"family": "system-ui, sans-serif", "size": 13, "color": "#1c2733"}
-    return {"template": "plotly_white", "height": height, "font": font, "autosize": True}
-
-
-def _numeric(values: Sequence[Any]) -> bool:
-    return bool(values) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
-    )
-
-
-def _is_log(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) >= LOG_FROM
-
-
-def _short(value: Any, length: int = 24) -> str:
-    shown = text(value)
-    return shown if len(shown) <= length else shown[: length - 1] + "…"

@@ -11,7 +11,8 @@ from model_zoo.core.commands.tuning.trial import Trial, digest
 from model_zoo.core.errors import InputError
 
 SEED = 2025
-TRIES_FOR_EACH = 50  # before a random search takes it that a space has no further points
+STUDY = "optuna"  # as Ray's OptunaSearch names it
+TRIES_FOR_EACH = 50  # before it is taken that a space has no further points
 Point = tuple[str | None, dict[str, Any]]
 
 
@@ -95,18 +96,24 @@ def known_study(space: Space, values: Sequence[tuple[Mapping[str, Any], float]])
     import optuna
 
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name="optuna", direction="maximize")
+    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize")
     for settings, value in values:
-        drawn = drawn_before(space, settings)
-        if drawn is not None:
-            made = _Distributions(drawn)
-            suggest(space, made)
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=drawn, distributions=made.distributions, value=value
-                )
-            )
+        made = frozen(space, settings, value)
+        if made is not None:
+            study.add_trial(made)
     return storage
+
+
+def frozen(space: Space, settings: Mapping[str, Any], value: float) -> Any:
+    """A finished trial as Optuna keeps it; ``None`` if the space no longer has its point."""
+    import optuna
+
+    drawn = drawn_before(space, settings)
+    if drawn is None:
+        return None
+    made = _Distributions(drawn)
+    suggest(space, made)
+    return optuna.trial.create_trial(params=drawn, distributions=made.distributions, value=value)
 
 
 class _Distributions:
