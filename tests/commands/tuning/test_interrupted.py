@@ -101,7 +101,9 @@ def test_a_search_that_stops_weak_trials_is_interrupted_and_goes_on(workspace: P
     search.send_signal(signal.SIGINT)
     output, _ = search.communicate()
     assert search.returncode == 130, output
-    assert output.endswith("stopped by SIGINT; the same command goes on from there\n")
+    # Python's own word of a semaphore of the processes that were ended may follow.
+    assert "\nstopped by SIGINT; the same command goes on from there\n" in output
+    assert "Traceback" not in output
     wait_for_no_process_but(here_before)
     assert "started" in status("weak")
 
