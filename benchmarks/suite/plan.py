@@ -44,6 +44,7 @@ class Suite(Spec):
     compare_with: str
     expid: str = ""
     settings: dict[str, Any] = pydantic.Field({})
+    by_dataset: dict[str, dict[str, Any]] = pydantic.Field({})
     search: dict[str, list[dict[str, Any]]] = pydantic.Field({})
     rows: dict[str, Row]
 
@@ -187,7 +188,8 @@ class Plan:
         data = "default" if self.dataset == DEMO else self.dataset
         settings: dict[str, Any] = dict(point)
         if entry.baseline is None:
-            settings = {**self.suite.settings, **entry.settings, **point}
+            of_data = self.suite.by_dataset.get(self.dataset, {})
+            settings = {**self.suite.settings, **of_data, **entry.settings, **point}
             if entry.without:
                 settings["use_features"] = _features_but(self._spec, entry.without)
         return Run(

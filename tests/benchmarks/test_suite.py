@@ -55,6 +55,13 @@ def test_rows_without_features_name_those_that_stay() -> None:
     assert "without tags" not in plan("paper", "CoLLM_ML1M").rows  # it has none
 
 
+def test_a_data_set_may_have_settings_of_its_own() -> None:
+    for name in SUITES:
+        for dataset in DATASETS:
+            (run,) = plan(name, dataset).seeds("QIN+" if name != "paper" else "QIN", [1])
+            assert ("precision=bf16" in run.settings) == (dataset == "MicroLens_50k_x1")
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_model_has_the_same_number_of_trials(dataset: str) -> None:
     peers = plan("peers", dataset)
