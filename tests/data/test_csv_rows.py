@@ -14,6 +14,8 @@ from model_zoo.core.data.csv_rows import csv_to_parquet
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 
 def spec(ids: str = "int") -> DatasetSpec:
     columns = [
@@ -53,11 +55,6 @@ def converted(text: str, dataset: DatasetSpec | None = None) -> pl.DataFrame:
     Path("rows.csv").write_text(text, encoding="utf-8")
     csv_to_parquet(Path("rows.csv"), Path("rows.parquet"), dataset or spec())
     return pl.read_parquet("rows.parquet")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def test_every_column_has_its_type_and_values() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -11,17 +9,9 @@ import pytest
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.facts import describe_dataset
-from tests.data.odd_forms import (
-    plain_tables,
-    put,
-    spec,
-    write,
-)
+from tests.data.odd_forms import plain_tables, put, spec, write
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,9 @@ def _without_pictures(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _without_pictures(monkeypatch)
-    return tmp_path
+    return own_folder
 
 
 @pytest.fixture
