@@ -43,6 +43,19 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What goes wrong inside is that ``path`` cannot be written: a full disk, a folder of others.
+
+    Raises:
+        InputError: In place of the system's error; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def through_link(path: str | os.PathLike[str]) -> Path:
     """The file that a symbolic link points to, and any other path as it is."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)

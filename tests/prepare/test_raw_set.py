@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.locks import held
 from model_zoo.core.prepare import raw_set
 from model_zoo.core.prepare.convert import ConvertOptions, convert_log
 from tests.prepare.test_convert import FILES, Event, convert, write_log
@@ -33,61 +31,21 @@ def test_long_histories_are_written_in_chunks(
 
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     lock = tmp_path / "out" / raw_set.LOCK
-    with raw_set.locked(tmp_path / "out"):
-        with pytest.raises(InputError, match=str(lock)):
-            convert(tmp_path)
-        assert lock.exists()
-    convert(tmp_path)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
-
-
-def _ended() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-@pytest.mark.parametrize(
-    ("owner", "refused"),
-    [
-        (lambda: f"{_ended()} {socket.gethostname()}", False),
-        (lambda: f"{os.getppid()} {socket.gethostname()}", True),
-        (lambda: f"{_ended()} another-host", True),
-        (lambda: "", True),
-    ],
-)
-def test_only_the_lock_of_a_dead_process_of_this_host_is_taken_over(
-    tmp_path: Path, owner: Callable[[], str], refused: bool
-) -> None:
-    lock = tmp_path / "out" / raw_set.LOCK
     lock.parent.mkdir()
-    lock.write_text(owner())
-    if refused:
-        with pytest.raises(InputError, match="another conversion is writing"):
+    with held(lock, "the data set"):
+        with pytest.raises(InputError, match=rf"out is being written by process .*{lock}"):
             convert(tmp_path)
         assert [p.name for p in lock.parent.iterdir()] == [raw_set.LOCK]
-    else:
-        convert(tmp_path)
-        assert {p.name for p in lock.parent.iterdir()} == FILES
+    convert(tmp_path)
+    assert {p.name for p in lock.parent.iterdir()} == FILES
 
 
-def test_a_lock_taken_over_by_someone_else_meanwhile_is_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lock_file_of_a_process_that_is_gone_locks_nothing(tmp_path: Path) -> None:
     lock = tmp_path / "out" / raw_set.LOCK
     lock.parent.mkdir()
-    lock.write_text("stale")
-    live = f"{os.getpid()} {socket.gethostname()}"
-
-    def other_takes_over(owner: str) -> bool:
-        lock.write_text(live)
-        return owner == "stale"
-
-    monkeypatch.setattr(raw_set, "_is_gone", other_takes_over)
-    with pytest.raises(InputError, match="another conversion is writing"):
-        convert(tmp_path)
-    assert lock.read_text() == live
-    assert [p.name for p in lock.parent.iterdir()] == [raw_set.LOCK]
+    lock.write_text(f"1 {socket.gethostname()}")
+    convert(tmp_path)
+    assert {p.name for p in lock.parent.iterdir()} == FILES
 
 
 def test_a_full_disk_leaves_the_earlier_set(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.csv_rows import csv_header, csv_texts, require_once
 from model_zoo.core.data.parquet import element_type, scan_file
-from model_zoo.core.data.readable import readable
+from model_zoo.core.data.readable import readable, unreadable
 from model_zoo.core.data.text_files import DELIMITERS, table_suffix
-from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.errors import InputError
 
 
 class KeptColumns:
@@ -61,10 +61,7 @@ class KeptColumns:
                 schema = scan_file(self.source).collect_schema()
                 found = schema.names()
         except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
-            kind = table_suffix(self.source)[1:]
-            raise InputError(
-                f"{self.source}: not a readable {kind} file: {first_line(error)}"
-            ) from None
+            raise unreadable(self.source, table_suffix(self.source)[1:], error) from None
         problems = []
         for name in self.names:
             if name not in found:

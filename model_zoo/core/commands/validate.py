@@ -7,10 +7,9 @@ from pathlib import Path
 
 from model_zoo.core.data.schema import UNLABELLED, check_dataset
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_writable
+from model_zoo.core.files import require_writable, writing
 from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.facts import describe_dataset
-from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.report import draw_report, format_report, unsound
 
 EXAMPLE = "qin-data validate MicroLens_1M_x1 --out reports/"

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers
 from model_zoo.core.data.list_columns import expected_list
+from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.data.text_files import DELIMITERS, open_text, require_utf8, table_suffix
-from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.errors import InputError
 
 _BLOCK = 8 << 20  # bytes read at a time; a line is shorter
 _SHOWN = 100  # characters of a wrong cell
@@ -63,7 +64,7 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
                 writer.write_table(table.to_arrow().cast(schema))
                 start += len(text)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
-        raise InputError(f"{source}: not a readable csv file: {first_line(error)}") from None
+        raise unreadable(source, "csv", error) from None
     if found:
         raise InputError(
             [

@@ -6,9 +6,9 @@ import polars as pl
 
 from model_zoo.core.data.list_columns import text_list_problems
 from model_zoo.core.data.parquet import is_text_list, plain, scan_file, type_fits
+from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.rules import ROW, Rule, expected_type
 from model_zoo.core.data.spec import FeatureSpec
-from model_zoo.core.errors import first_line
 
 
 def open_checked(
@@ -23,7 +23,7 @@ def open_checked(
         scan = scan_file(path)
         schema = scan.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        return None, [_unreadable(path, error)]
+        return None, unreadable(path, "parquet", error).problems
     names = {feature.name for feature in expected}
     missing = [feature for feature in expected if feature.name not in schema]
     problems = [
@@ -78,7 +78,7 @@ def apply_rules(
             if counts[str(i)]
         ]
     except (pl.exceptions.PolarsError, OSError) as error:
-        return {}, [_unreadable(path, error)]
+        return {}, unreadable(path, "parquet", error).problems
 
 
 def _describe(path: str, scan: pl.LazyFrame, rule: Rule, count: int) -> str:
@@ -100,7 +100,3 @@ def _describe(path: str, scan: pl.LazyFrame, rule: Rule, count: int) -> str:
 
 def wrong_type(path: str, name: str, dtype: pl.DataType, expected: str) -> str:
     return f"{path}: column '{name}' has type {dtype}; expected {expected}"
-
-
-def _unreadable(path: str, error: Exception) -> str:
-    return f"{path}: not a readable parquet file: {first_line(error)}"

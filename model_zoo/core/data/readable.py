@@ -1,4 +1,4 @@
-"""Errors of a file that cannot be read, as the user's message."""
+"""A reader's errors as the user's message, which names the file."""
 
 from __future__ import annotations
 
@@ -22,4 +22,9 @@ def readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path}: not a readable parquet file: {first_line(error)}") from None
+        raise unreadable(path, "parquet", error) from None
+
+
+def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
+    """The error to raise in place of a reader's: file, kind, and what the reader says in a line."""
+    return InputError(f"{path}: not a readable {kind} file: {first_line(error)}")

@@ -14,9 +14,9 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from pyarrow import compute
 
+from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.text_files import DELIMITERS, open_text, table_suffix
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.file_errors import unreadable
 
 
 def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:

@@ -53,7 +53,8 @@ from tqdm import tqdm
 
 from model_zoo.core.data.schema import SPLITS
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart, require_writable
+from model_zoo.core.files import require_apart, require_writable, writing
+from model_zoo.core.locks import held
 from model_zoo.core.prepare.clicks import NO_METADATA, Clicks, Metadata, read_clicks, read_items
 from model_zoo.core.prepare.convert_options import (
     EXAMPLE,
@@ -63,14 +64,8 @@ from model_zoo.core.prepare.convert_options import (
 )
 from model_zoo.core.prepare.levels import CounterLevel, Level, ViewsLevel
 from model_zoo.core.prepare.placeholders import described, placeholders
-from model_zoo.core.prepare.raw_set import FILES, RawSet, locked, unwritable
-from model_zoo.core.prepare.rows import (
-    TRAIN,
-    Events,
-    Ints,
-    Rows,
-    with_negatives,
-)
+from model_zoo.core.prepare.raw_set import FILES, LOCK, RawSet
+from model_zoo.core.prepare.rows import TRAIN, Events, Ints, Rows, with_negatives
 from model_zoo.core.prepare.splits import refuse_empty, split_events
 
 __all__ = ["EXAMPLE", "ConvertOptions", "add_arguments", "convert_log", "run"]
@@ -107,8 +102,8 @@ def write_set(options: ConvertOptions, *, progress: bool = True) -> dict[str, An
 
     Raises:
         InputError: Wrong options or input, with every problem found in each file; an output
-            that is an input; a folder
-            that another conversion is writing; a file that cannot be written, and why.
+            that is an input; a folder that another conversion is writing; a file that cannot be
+            written, and why.
     """
     options.check()
     quiet = not (progress and sys.stdout.isatty())
@@ -117,8 +112,10 @@ def write_set(options: ConvertOptions, *, progress: bool = True) -> dict[str, An
         {"--interactions": options.interactions, "--items": options.items},
         {"--out": out, **{f"--out: {name}": out / name for name in FILES}},
     )
-    try:
-        with locked(out), tqdm(total=7, unit="stage", disable=quiet) as bar:
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = held(out / LOCK, f"the data set in {out}")
+        with lock, tqdm(total=7, unit="stage", disable=quiet) as bar:
             require_writable(out / name for name in FILES)
             bar.set_description("reading")
             clicks, metadata = _read(options)
@@ -132,8 +129,6 @@ def write_set(options: ConvertOptions, *, progress: bool = True) -> dict[str, An
 
             raw_set.write(out, on_file=next_file)
             bar.update()
-    except OSError as error:
-        raise InputError(unwritable(options.out, error)) from error
     return raw_set.report
 
 

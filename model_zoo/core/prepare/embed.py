@@ -24,9 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_apart, require_writable, write_aside
+from model_zoo.core.files import require_apart, require_writable, write_aside, writing
 from model_zoo.core.paths import path_argument
-from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
     check_new_columns,

@@ -15,10 +15,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import require_writable, through_link
+from model_zoo.core.files import require_writable, through_link, writing
 from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.download import ResumingDownloader
-from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.manifest import difference, file_entry, read_manifest, write_manifest
 
 EXAMPLE = "qin-data fetch MicroLens_1M_x1 --out data/"

@@ -6,9 +6,9 @@ import csv
 import re
 from pathlib import Path
 
+from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.text_files import DELIMITERS, read_lines, table_suffix
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.file_errors import unreadable
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 

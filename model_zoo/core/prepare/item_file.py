@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import write_aside, writing
 from model_zoo.core.prepare.arrow_tables import read_table, require, unique_ids
-from model_zoo.core.prepare.file_errors import writing
 from model_zoo.core.prepare.manifest import recorded_change
 
 OTHER_NUMBERING = (

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import through_link, write_aside
-from model_zoo.core.prepare.file_errors import writing
+from model_zoo.core.files import through_link, write_aside, writing
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20  # bytes

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.file_errors import writing
+from model_zoo.core.files import writing
 
 _BLOCK = 8192  # rows in hand at a time
 _MIB = 1 << 20

@@ -1,14 +1,12 @@
-"""A raw data set folder: its files, written all or none, by one process at a time."""
+"""A raw data set folder: its files, written all or none."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import json
-import os
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_zoo.core.data.schema import SPLITS
-from model_zoo.core.errors import InputError
-from model_zoo.core.files import through_link, write_aside
+from model_zoo.core.files import through_link, write_aside, writing
 from model_zoo.core.prepare.levels import Level
 from model_zoo.core.prepare.rows import Events, Ints, Rows, spans
 
@@ -68,10 +65,8 @@ class RawSet:
             partial = {name: stack.enter_context(write_aside(folder / name)) for name in writers}
             for name, write in writers.items():
                 on_file(name)
-                try:
+                with writing(folder / name):
                     write(partial[name])
-                except OSError as error:
-                    raise InputError(unwritable(folder / name, error)) from error
             # An earlier set must not look complete while its files are being replaced.
             through_link(folder / "train.parquet").unlink(missing_ok=True)
 
@@ -112,73 +107,6 @@ class RawSet:
         if labels:
             columns["label"] = rows.click[part].astype(np.float64)
         return pa.table(columns)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; the lock of a process that is gone is taken over.
-
-    Raises:
-        InputError: Another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK
-    handle = _create(lock)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"{os.getpid()} {socket.gethostname()}")
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def unwritable(path: str | Path, error: OSError) -> str:
-    """The message for a file or folder that cannot be written."""
-    return f"{path}: cannot be written: {error.strerror or error}"
-
-
-def _create(lock: Path) -> int:
-    for _ in range(2):
-        with suppress(FileExistsError):
-            return os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        _remove_stale(lock)
-    raise InputError(_in_use(lock))
-
-
-def _in_use(lock: Path) -> str:
-    return (
-        f"{lock}: another conversion is writing this folder; wait for it, or remove this file "
-        "if none is running"
-    )
-
-
-def _remove_stale(lock: Path) -> None:
-    """Remove the lock if it is that of a process on this host that has ended."""
-    with suppress(FileNotFoundError):
-        owner = lock.read_text(encoding="utf-8", errors="replace")
-        if not _is_gone(owner):
-            raise InputError(_in_use(lock))
-        aside = lock.with_name(f"{LOCK}.{os.getpid()}")
-        os.replace(lock, aside)
-        # Another process may have taken the lock over since it was read: give that back.
-        if aside.read_text(encoding="utf-8", errors="replace") != owner:
-            with suppress(FileExistsError):
-                os.link(aside, lock)
-        aside.unlink()
-
-
-def _is_gone(owner: str) -> bool:
-    process, _, host = owner.partition(" ")
-    # Elsewhere than on POSIX, asking whether a process lives may end it.
-    if os.name != "posix" or host != socket.gethostname() or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
 
 
 def _text(texts: pl.Series, codes: Ints) -> pa.Array:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from model_zoo.core.data.parquet import parquet_files, scan_file
+from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.text_files import (
     COMPRESSIONS,
     open_text,
@@ -26,7 +27,6 @@ from model_zoo.core.data.text_files import (
     table_suffix,
 )
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.file_errors import unreadable
 from model_zoo.core.prepare.parts import joined_parts
 from model_zoo.core.prepare.tables import Table, row_text
 
@@ -61,7 +61,7 @@ def resolve(path: str, form: str, *, pairs: bool = True) -> str:
             ):
                 fields = file.readline().strip().split("\t")
         except OSError as error:
-            raise unreadable(Path(path), form, error) from None
+            raise unreadable(path, form, error) from None
         form = "pairs" if len(fields) == 2 and " " in fields[1].strip() else "tsv"
     return form
 
@@ -94,8 +94,7 @@ def _read(
             return scan_file(path).select(wanted).collect(engine="streaming")
         return _read_text(path, form, wanted)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a readable {form} file: {reason}") from error
+        raise unreadable(path, form, error) from error
 
 
 def _column_names(path: str, form: str) -> list[str]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model_zoo.core.data.readable import unreadable
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.arrow_tables import (
     column_strings,
@@ -26,7 +27,6 @@ from model_zoo.core.prepare.arrow_tables import (
     list_matrix,
     refuse_repeats,
 )
-from model_zoo.core.prepare.file_errors import unreadable
 from model_zoo.core.prepare.ids_file import read_text_ids
 
 _RowIds = Mapping[int, list[str]] | None
