@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 class Interrupted(Exception):
@@ -29,6 +30,17 @@ class InputError(ValueError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """For messages about an unknown name: the nearest one that is known, or nothing.
+
+    Example:
+        >>> suggestion("epoch", ["epochs", "seed"])
+        " (did you mean 'epochs'?)"
+    """
+    nearest = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 
 
 def first_line(error: BaseException) -> str:

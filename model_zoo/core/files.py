@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model_zoo.core.errors import InputError
+
+_PIECE = 1 << 20  # bytes
 
 
 @contextmanager
@@ -59,6 +62,20 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def through_link(path: str | os.PathLike[str]) -> Path:
     """The file that a symbolic link points to, and any other path as it is."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def sha256(files: Iterable[str | os.PathLike[str]]) -> str:
+    """SHA-256 of the bytes of files, one after the other, as 64 hex digits; in little memory.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def require_apart(

@@ -104,7 +104,7 @@ def test_chains_lists_and_rare_owners_share_ids() -> None:
     [
         (
             {"share_embedding": "brnad"},
-            "'brnad' is no column; did you mean 'brand'",
+            "'brnad' is no column (did you mean 'brand'?)",
         ),
         ({"share_embedding": "price"}, "type categorical and type numeric"),
         ({"share_embedding": "brand"}, "dtype int and dtype str"),

@@ -281,7 +281,7 @@ def test_a_changed_item_info_can_be_fetched_anew(site: Site, tmp_path: Path) -> 
 
 
 def test_what_is_refused(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"no data set 'MicroLens_1M'; .* did you mean"):
+    with pytest.raises(InputError, match=r"no data set 'MicroLens_1M'; .* \(did you mean"):
         fetch("MicroLens_1M", out=tmp_path)
     assert "no file x; known: train.parquet, valid.parquet, " in problem(tmp_path, files=["x"])
     (tmp_path / NAME).mkdir()

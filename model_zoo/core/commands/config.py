@@ -16,14 +16,9 @@ import yaml
 
 from model_zoo import get_model
 from model_zoo.core.commands.setting_rules import cross_check
-from model_zoo.core.commands.yaml_files import (
-    parse_overrides,
-    read_dataset,
-    read_experiment,
-    suggestion,
-)
+from model_zoo.core.commands.yaml_files import parse_overrides, read_dataset, read_experiment
 from model_zoo.core.data.spec import DatasetSpec, PathText, Pooling, Spec, one_entry_per_column
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, suggestion
 from model_zoo.core.training.engine import TrainableModel
 from model_zoo.core.training.resume import ResumableModel
 from model_zoo.core.training.settings import Count, Seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from model_zoo.core.data.encode import read_numbers, read_vocabularies
 from model_zoo.core.data.encoded_files import item_keys
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import sha256
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
 from model_zoo.core.training.history import read_evaluations
@@ -75,9 +75,12 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
                 folded.register_buffer(name, table)
             folded.write_items(torch.tensor([ids.unknown]), unknown)
             folded.num_items = ids.unknown + 1
-    digest = hashlib.sha256(Path(model.checkpoint).read_bytes()).hexdigest()
     return FoldedFile(
-        folded, ids, encoded.run.max_len, checkpoint=digest, metrics=_best_evaluation(model)
+        folded,
+        ids,
+        encoded.run.max_len,
+        checkpoint=sha256([model.checkpoint]),
+        metrics=_best_evaluation(model),
     )
 
 

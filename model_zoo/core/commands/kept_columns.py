@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from model_zoo.core.data.csv_rows import csv_header, csv_texts, require_once
 from model_zoo.core.data.parquet import element_type, scan_file
 from model_zoo.core.data.readable import readable, unreadable
 from model_zoo.core.data.text_files import DELIMITERS, table_suffix
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, suggestion
 
 
 class KeptColumns:
@@ -65,10 +64,9 @@ class KeptColumns:
         problems = []
         for name in self.names:
             if name not in found:
-                near = difflib.get_close_matches(name, found, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
                 problems.append(
-                    f"{self.source}: --keep: no column '{name}'; found {', '.join(found)}{hint}"
+                    f"{self.source}: --keep: no column '{name}'; found {', '.join(found)}"
+                    f"{suggestion(name, found)}"
                 )
             elif name in taken:
                 problems.append(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from model_zoo.core.commands.yaml_files import suggestion
 from model_zoo.core.data.spec import DatasetSpec
+from model_zoo.core.errors import suggestion
 from model_zoo.core.training.metrics import GROUP_METRICS, ROW_METRICS, is_group_metric
 from model_zoo.core.training.optimizer import OPTIMIZERS
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, suggestion
 
 SUFFIXES = (".yaml", ".yml")
 # Values that name a section: 007 and 2024 are names there, no numbers.
@@ -95,11 +94,6 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if key in NAME_KEYS and isinstance(changes[key], Hashable) and changes[key] is not None:
             changes[key] = changes[key] if isinstance(changes[key], str) else value.strip()
     return changes
-
-
-def suggestion(name: str, known: Sequence[str] | set[str]) -> str:
-    nearest = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 
 
 class _Loader(yaml.SafeLoader):

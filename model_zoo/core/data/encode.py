@@ -17,10 +17,11 @@ from model_zoo.core.data.encoded_files import Encoders, item_keys, write_items, 
 from model_zoo.core.data.encoded_spec import encoded_spec
 from model_zoo.core.data.encoding_state import (
     STATE,
-    content_of,
     differences,
+    known_state,
     place_of,
     read_state,
+    stamp_and_digest,
     write_state,
 )
 from model_zoo.core.data.numbers import NumberEncoder, Numbers, fit_numbers
@@ -65,7 +66,7 @@ def encode_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetSpe
             )
     state_file = folder / STATE
     state = read_state(state_file)
-    prints = {name: content_of(source, state, name) for name, source in sources.items()}
+    prints = {name: stamp_and_digest(source, state, name) for name, source in sources.items()}
     if state is None:
         state = {"configuration": _configuration(dataset), "files": {}}
         state["vocabulary"] = fit_vocabularies(dataset)
@@ -100,7 +101,7 @@ def read_vocabularies(dataset: DatasetSpec) -> Vocabularies:
     Raises:
         InputError: If it has not been encoded yet.
     """
-    vocabularies: Vocabularies = _known_state(dataset)["vocabulary"]
+    vocabularies: Vocabularies = known_state(dataset)["vocabulary"]
     return vocabularies
 
 
@@ -110,16 +111,8 @@ def read_numbers(dataset: DatasetSpec) -> Numbers:
     Raises:
         InputError: If it has not been encoded yet.
     """
-    numbers: Numbers = _known_state(dataset).get("numbers", {})
+    numbers: Numbers = known_state(dataset).get("numbers", {})
     return numbers
-
-
-def _known_state(dataset: DatasetSpec) -> dict[str, Any]:
-    path = Path(dataset.data_root) / dataset.dataset_id / STATE
-    state = read_state(path)
-    if state is None:
-        raise InputError(f"{path}: no such file; the data set has not been encoded")
-    return state
 
 
 def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
@@ -133,7 +126,7 @@ def encode_file(dataset: DatasetSpec, source: Path, target: Path) -> None:
     Raises:
         InputError: If an item is not in item_info.
     """
-    encoders = _encoders(dataset, _known_state(dataset))
+    encoders = _encoders(dataset, known_state(dataset))
     write_split(dataset, encoders, item_keys(dataset), source, target)
 
 

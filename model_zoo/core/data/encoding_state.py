@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from model_zoo.core.data.parquet import parquet_files
+from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import write_aside
+from model_zoo.core.files import sha256, write_aside
 
 STATE = "encoding.json"
 
@@ -51,14 +51,33 @@ def read_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def known_state(dataset: DatasetSpec) -> dict[str, Any]:
+    """What the encoding of a raw data set left.
+
+    Raises:
+        InputError: It has not been encoded yet, or that cannot be read.
+    """
+    path = Path(dataset.data_root) / dataset.dataset_id / STATE
+    state = read_state(path)
+    if state is None:
+        raise InputError(f"{path}: no such file; the data set has not been encoded")
+    return state
+
+
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """Keep it for the next encoding."""
     with write_aside(path) as partial:
         partial.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
 
-def content_of(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
-    """Content hash of a split; not computed again while size and time are the same."""
+def stamp_and_digest(source: str, state: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """Of item_info or a split: place, size and time of each file, and a digest of all bytes.
+
+    Args:
+        source: The file, or the folder of its parts.
+        state: What an encoding left: while the stamp is the same, so is its digest.
+        name: Of the source in it.
+    """
     files = [file for file in parquet_files(source) if file.is_file()]
     stamp = [
         [place_of(file, source), file.stat().st_size, file.stat().st_mtime_ns] for file in files
@@ -67,12 +86,7 @@ def content_of(source: str, state: dict[str, Any] | None, name: str) -> dict[str
     # Scoring needs no train file once the vocabularies are there.
     if known and stamp in ([], known["stamp"]):
         return dict(known)
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return {"stamp": stamp, "sha256": digest.hexdigest()}
+    return {"stamp": stamp, "sha256": sha256(files)}
 
 
 def place_of(file: Path, source: str) -> str:

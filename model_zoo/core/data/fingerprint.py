@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import pyarrow.parquet as pq
 
-from model_zoo.core.data.encoding_state import STATE
+from model_zoo.core.data.encoding_state import STATE, known_state
 from model_zoo.core.data.parquet import parquet_files
 from model_zoo.core.data.spec import DatasetSpec
 
@@ -43,10 +43,7 @@ def fingerprint(dataset: DatasetSpec) -> dict[str, Fingerprint]:
         dataset: The data set as configured: checked, and encoded if it is raw.
     """
     sources = {n: path for n, path in dataset.sources().items() if n != "test"}
-    vocabularies = Path(dataset.data_root) / dataset.dataset_id / STATE
-    state = {}
-    if dataset.rebuild_dataset:
-        state = json.loads(vocabularies.read_text(encoding="utf-8"))
+    state = known_state(dataset) if dataset.rebuild_dataset else {}
     found: dict[str, Fingerprint] = {}
     for name, path in sources.items():
         files = parquet_files(path)
@@ -56,7 +53,7 @@ def fingerprint(dataset: DatasetSpec) -> dict[str, Fingerprint]:
     if state:
         text = json.dumps(state["vocabulary"], sort_keys=True)
         found["vocabularies"] = {
-            "path": str(vocabularies),
+            "path": str(Path(dataset.data_root) / dataset.dataset_id / STATE),
             "rows": len(state["vocabulary"]),
             "content": hashlib.sha256(text.encode()).hexdigest(),
         }

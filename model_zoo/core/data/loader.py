@@ -18,12 +18,11 @@ from model_zoo.core.data.ahead import LANES, ahead
 from model_zoo.core.data.block import Block, concatenate, read_block
 from model_zoo.core.data.parquet import parquet_files
 from model_zoo.core.data.shared import shared
-from model_zoo.core.data.spec import LENGTH_SUFFIX, DatasetSpec
+from model_zoo.core.data.spec import BATCH_ROWS, LENGTH_SUFFIX, DatasetSpec
 from model_zoo.core.errors import InputError
 
 READERS = 2
 _CPU = torch.device("cpu")
-BATCH_ROWS = "batch_rows"
 
 
 class HistoryLoader(ABC):
@@ -105,7 +104,7 @@ class HistoryLoader(ABC):
         self._buffer_size = buffer_size
         self._stay = (dataset.history_col + LENGTH_SUFFIX, BATCH_ROWS)
         self._wanted = set() if inputs_only else {*feature_map.labels, feature_map.group_id}
-        metadata = [pq.ParquetFile(file).metadata for file in self.files]
+        metadata = [pq.read_metadata(file) for file in self.files]
         self.num_samples: int = sum(m.num_rows for m in metadata)
         self.num_blocks: int = sum(m.num_row_groups for m in metadata)
         self._rank, self._processes = share
@@ -190,7 +189,7 @@ class HistoryLoader(ABC):
 
 def _filled_groups(file: Path) -> list[int]:
     """Row groups that have rows: a part of a folder may have none."""
-    metadata = pq.ParquetFile(file).metadata
+    metadata = pq.read_metadata(file)
     return [k for k in range(metadata.num_row_groups) if metadata.row_group(k).num_rows]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,6 +14,7 @@ from pydantic import (
 )
 
 from model_zoo.core.data.list_columns import separator_problem
+from model_zoo.core.errors import suggestion
 from model_zoo.core.paths import expanded
 
 
@@ -27,7 +27,9 @@ def _separator(text: str) -> str:
 
 PathText = Annotated[str, AfterValidator(expanded)]  # ~ and $VARIABLE replaced
 Separator = Annotated[str, AfterValidator(_separator)]
-LENGTH_SUFFIX = "_length"  # in a batch, of the lengths of the histories
+# Names in a batch beside those of columns: of the histories' lengths, behind the history's own,
+# and of the rows of all processes together.
+LENGTH_SUFFIX, BATCH_ROWS = "_length", "batch_rows"
 Pooling = Literal["layers.MaskedAveragePooling()", "layers.MaskedSumPooling()"]
 
 
@@ -94,11 +96,11 @@ class DemoSpec(Spec):
 
 def one_entry_per_column(entries: Any) -> Any:
     """FuxiCTR lets one entry describe several columns: ``name: [a, b]``."""
-    expanded: list[Any] = []
+    columns: list[Any] = []
     for entry in entries if isinstance(entries, list) else []:
         names = entry.get("name") if isinstance(entry, dict) else None
-        expanded += [entry | {"name": n} for n in names] if isinstance(names, list) else [entry]
-    return expanded or entries
+        columns += [entry | {"name": n} for n in names] if isinstance(names, list) else [entry]
+    return columns or entries
 
 
 class DatasetSpec(Spec):
@@ -132,7 +134,7 @@ class DatasetSpec(Spec):
         columns = {column.name: column for column in self.feature_cols}
         if len(columns) < len(self.feature_cols):
             raise ValueError("feature_cols names a column twice")
-        used = {"batch_rows"}
+        used = {BATCH_ROWS}
         if not self.rebuild_dataset:
             used.add(self.history_col + LENGTH_SUFFIX)
         for name in used & {c.name for c in self.feature_cols if c.active}:
@@ -168,8 +170,7 @@ class DatasetSpec(Spec):
     def _check_sharing(self, column: FeatureSpec, columns: dict[str, FeatureSpec]) -> None:
         name = column.share_embedding
         if name not in columns:
-            near = difflib.get_close_matches(str(name), columns, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = suggestion(str(name), columns)
             raise ValueError(f"{column.name}: share_embedding '{name}' is no column{hint}")
         owner = columns[name]
         where = f"{column.name}: share_embedding '{name}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from pyarrow import compute
 
 from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.text_files import DELIMITERS, open_text, table_suffix
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, suggestion
 
 
 def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
@@ -62,12 +61,11 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
 
 def require(path: Path, names: list[str], columns: Sequence[str]) -> None:
     """Refuse a table whose ``names`` lack some of ``columns``, naming the nearest ones."""
-    problems = []
-    for column in columns:
-        if column not in names:
-            near = difflib.get_close_matches(column, names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            problems.append(f"{path}: no column '{column}'; found {', '.join(names)}{hint}")
+    problems = [
+        f"{path}: no column '{column}'; found {', '.join(names)}{suggestion(column, names)}"
+        for column in columns
+        if column not in names
+    ]
     if problems:
         raise InputError(problems)
 

@@ -6,7 +6,6 @@ A download that was cut is continued where it stopped.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, suggestion
 from model_zoo.core.files import require_writable, through_link, writing
 from model_zoo.core.paths import path_argument
 from model_zoo.core.prepare.download import ResumingDownloader
@@ -94,9 +93,10 @@ def fetch(
             reached or lacks the file, a wrong hash, or a disk that is full.
     """
     if dataset_id not in DATA_SETS:
-        near = difflib.get_close_matches(dataset_id, DATA_SETS, n=1, cutoff=0.4)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"no data set '{dataset_id}'; known: {', '.join(DATA_SETS)}{hint}")
+        raise InputError(
+            f"no data set '{dataset_id}'; known: {', '.join(DATA_SETS)}"
+            f"{suggestion(dataset_id, DATA_SETS)}"
+        )
     dataset = DATA_SETS[dataset_id]
     sources = dataset.files | dataset.companions
     names = list(dataset.files) if files is None else files

@@ -6,7 +6,6 @@ that changes a listed file on purpose says so in it (:func:`recorded_change`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo.core.errors import InputError
-from model_zoo.core.files import through_link, write_aside, writing
+from model_zoo.core.files import sha256, through_link, write_aside, writing
 
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 20  # bytes
 
 
 def check_manifest(folder: str | os.PathLike[str]) -> list[str]:
@@ -95,7 +93,7 @@ def write_manifest(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
 
 def file_entry(path: Path, url: str | None) -> dict[str, Any]:
     """The file as it is now; ``url`` is None where it was put there by hand."""
-    return {"size": path.stat().st_size, "sha256": _sha256(path), "url": url}
+    return {"size": path.stat().st_size, "sha256": sha256([path]), "url": url}
 
 
 def difference(path: Path, entry: dict[str, Any]) -> str | None:
@@ -103,15 +101,7 @@ def difference(path: Path, entry: dict[str, Any]) -> str | None:
     size = path.stat().st_size
     if size != entry["size"]:
         return f"{path}: found {size} bytes, expected {entry['size']}"
-    found = _sha256(path)
+    found = sha256([path])
     if found != entry["sha256"]:
         return f"{path}: found SHA-256 {found}, expected {entry['sha256']}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

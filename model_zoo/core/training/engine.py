@@ -15,7 +15,7 @@ from fuxictr.pytorch.torch_utils import get_loss
 from torch import Tensor
 from tqdm import tqdm
 
-from model_zoo.core.data.loader import BATCH_ROWS
+from model_zoo.core.data.spec import BATCH_ROWS
 from model_zoo.core.files import write_aside
 from model_zoo.core.memory import keep_freed_memory
 from model_zoo.core.training.averaging import WeightAverage

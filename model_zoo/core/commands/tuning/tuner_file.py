@@ -11,15 +11,9 @@ from model_zoo import get_model
 from model_zoo.core.commands.config import RunSpec, constructor_arguments
 from model_zoo.core.commands.tuning.ranges import is_range, read_range
 from model_zoo.core.commands.tuning.space import Space, Values
-from model_zoo.core.commands.yaml_files import (
-    SUFFIXES,
-    read_dataset,
-    read_experiment,
-    read_yaml,
-    suggestion,
-)
+from model_zoo.core.commands.yaml_files import SUFFIXES, read_dataset, read_experiment, read_yaml
 from model_zoo.core.data.spec import DatasetSpec
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, suggestion
 from model_zoo.core.paths import expanded
 
 FILE_KEYS = {"base_config", "base_expid", "dataset_id", "tuner_space"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 
 from model_zoo import folded_name
 from model_zoo.core.errors import InputError
+from model_zoo.core.files import sha256
 from model_zoo.core.serving.file import FoldedFile, load_folded
 from model_zoo.core.serving.network.journal import Journal, Rewritten
 from model_zoo.core.serving.network.state import Current, State
@@ -235,16 +235,12 @@ def _identity(path: Path) -> tuple[int, int, int]:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
+        return sha256([path])[:_DIGITS]
     except FileNotFoundError:
         raise InputError(f"{path}: no such folded model") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()[:_DIGITS]
 
 
 def _require_same_inputs(old: Served, fresh: Served) -> None:
