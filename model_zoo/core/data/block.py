@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -38,18 +39,13 @@ class Block:
     lengths: Tensor
     history_col: str
 
-    def __post_init__(self) -> None:
-        starts = self.lengths.cumsum(0) - self.lengths
-        object.__setattr__(self, "_starts", starts)
-
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
+    @cached_property
     def starts(self) -> Tensor:
         """Position of each row's first item in ``items``, (n,)."""
-        starts: Tensor = self._starts  # type: ignore[attr-defined]
-        return starts
+        return self.lengths.cumsum(0) - self.lengths
 
     def slice(self, start: int, stop: int) -> Block:
         """Neighbouring rows: views, nothing is copied."""

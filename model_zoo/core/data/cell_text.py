@@ -223,13 +223,13 @@ def _bracketed(text: str, dtype: str) -> list[str]:
     while place < len(body):
         token = _ITEM.match(body, place)
         if token is None:
-            raise ValueError(f"{_start(body[place:])} is no item of a list")
+            raise ValueError(f"{shown(body[place:], 20)} is no item of a list")
         tokens.append(token[0])
         between = _BETWEEN.match(body, token.end())
         place = between.end() if between else token.end()
         if place < len(body):
             if between is None:
-                raise ValueError(f"{_start(body[place:])} follows an item without a comma")
+                raise ValueError(f"{shown(body[place:], 20)} follows an item without a comma")
             commas += "," in between[0]
             blanks += "," not in between[0]
     bare = dtype == "str" and any(token[0] not in "'\"" for token in tokens)
@@ -263,7 +263,7 @@ def _unescaped(token: str) -> str:
         try:
             text = ast.literal_eval(token)
         except (ValueError, SyntaxError):
-            raise ValueError(f"{_start(token)} is no quoted text") from None
+            raise ValueError(f"{shown(token, 20)} is no quoted text") from None
     return str(text)
 
 
@@ -275,5 +275,6 @@ def _unquoted(token: str, dtype: str) -> Any:
     return token
 
 
-def _start(text: str) -> str:
-    return repr(text if len(text) <= 20 else text[:20] + "…")
+def shown(text: str, most: int = 100) -> str:
+    """For messages: a text in quotes, its end left out where it is longer than ``most``."""
+    return repr(text if len(text) <= most else text[:most] + "…")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers
+from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers, shown
 from model_zoo.core.data.list_columns import expected_list
 from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.spec import DatasetSpec
@@ -19,7 +19,6 @@ from model_zoo.core.data.text_files import DELIMITERS, open_text, require_utf8, 
 from model_zoo.core.errors import InputError
 
 _BLOCK = 8 << 20  # bytes read at a time; a line is shorter
-_SHOWN = 100  # characters of a wrong cell
 
 
 def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
@@ -68,7 +67,7 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
     if found:
         raise InputError(
             [
-                f"{source}: column '{name}', row {row}: found {_shown(cell)}, expected "
+                f"{source}: column '{name}', row {row}: found {shown(cell)}, expected "
                 + (
                     EXPECTED[kinds[name]]
                     if name in kinds
@@ -86,7 +85,8 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
 def csv_header(source: Path) -> list[str]:
     """The names of a csv file's columns, also those that appear twice."""
     require_utf8(source)
-    with pc.open_csv(open_text(source), _reading(), _parsing(source, lambda row: "skip")) as reader:
+    parse = _parsing(source, lambda row: "skip")
+    with open_text(source) as text, pc.open_csv(text, _reading(), parse) as reader:
         names: list[str] = reader.schema.names
     return names
 
@@ -140,7 +140,8 @@ def csv_texts(source: Path, names: list[str]) -> Iterator[pl.DataFrame]:
     convert = pc.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), include_columns=names
     )
-    with pc.open_csv(open_text(source), _reading(), _parsing(source, note), convert) as reader:
+    parse = _parsing(source, note)
+    with open_text(source) as text, pc.open_csv(text, _reading(), parse, convert) as reader:
         for batch in reader:
             piece = pl.from_arrow(pa.Table.from_batches([batch]))
             assert isinstance(piece, pl.DataFrame)  # from_arrow makes a Series only of an array
@@ -178,7 +179,3 @@ def _converted(
         if wrong:
             problems[name] = wrong
     return pl.DataFrame(columns), problems
-
-
-def _shown(cell: str) -> str:
-    return repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…")

@@ -8,14 +8,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model_zoo.core.data.cell_text import read_lists
+from model_zoo.core.data.cell_text import read_lists, shown
 from model_zoo.core.data.readable import readable
 
 # A number of so many digits is an id: a float would not keep it.
 _LONG = r"(?:^|[^0-9.])[0-9]{19,}"
 
 _ROWS_PER_PIECE = 65_536
-_SHOWN = 100  # characters of a wrong cell
 
 
 def separator_problem(separator: str) -> str | None:
@@ -83,12 +82,8 @@ def text_list_problems(path: str, columns: Mapping[str, tuple[str, str]]) -> lis
                     found[name] = (*before[:3], before[3] + len(problems))
             start += len(batch)
     return [
-        f"{path}: column '{name}', row {row}: found {_shown(cell)}, expected "
+        f"{path}: column '{name}', row {row}: found {shown(cell)}, expected "
         f"{expected_list(columns[name][1])}: {problem}"
         + (f" ({count} such rows)" if count > 1 else "")
         for name, (row, cell, problem, count) in found.items()
     ]
-
-
-def _shown(cell: str) -> str:
-    return repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…")

@@ -13,7 +13,7 @@ from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
 from model_zoo.core.errors import InputError
 
 Floats = npt.NDArray[np.float64]
-_COUNT = "__rows__"  # of an item's occurrences; no column has this name
+_COUNT = "\x00count"  # of an item's occurrences; no column has this name
 
 # Feature -> ``center``, ``spread`` and ``missing``: a number x becomes (x - center) / spread, or
 # 0 where the spread is 0, and a missing one counts as ``missing``. All are of the raw scale.

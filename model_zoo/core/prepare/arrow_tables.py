@@ -40,11 +40,12 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
                 if columns is not None:
                     require(path, names, columns)
                 return file.read(columns=columns)
-        table = pc.read_csv(
-            open_text(path),
-            parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pc.ConvertOptions(column_types={key: pa.string()}),
-        )
+        with open_text(path) as text:
+            table = pc.read_csv(
+                text,
+                parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
+                convert_options=pc.ConvertOptions(column_types={key: pa.string()}),
+            )
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -136,6 +137,13 @@ def list_matrix(column: pa.ChunkedArray, where: str, ids: list[str]) -> npt.NDAr
     return matrix
 
 
+def lists_of(values: npt.NDArray[Any]) -> pa.ListArray:
+    """A column of lists from an array (rows, length)."""
+    rows, length = values.shape
+    offsets = np.arange(0, (rows + 1) * length, length, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, values.reshape(-1))
+
+
 def is_id_type(dtype: pa.DataType) -> bool:
     """Whether a column of this type may hold ids."""
     if pa.types.is_dictionary(dtype):
@@ -151,13 +159,18 @@ def is_text(dtype: pa.DataType) -> bool:
     return bool(string or pa.types.is_string_view(dtype))
 
 
-def is_number_list(dtype: pa.DataType, *, floating: bool | None = None) -> bool:
-    """Whether a column holds lists of numbers: of floats (True), integers (False), either."""
-    if not (
+def is_list(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of fixed length or not."""
+    return bool(
         pa.types.is_list(dtype)
         or pa.types.is_large_list(dtype)
         or pa.types.is_fixed_size_list(dtype)
-    ):
+    )
+
+
+def is_number_list(dtype: pa.DataType, *, floating: bool | None = None) -> bool:
+    """Whether a column holds lists of numbers: of floats (True), integers (False), either."""
+    if not is_list(dtype):
         return False
     of_floats = bool(pa.types.is_floating(dtype.value_type))
     of_integers = bool(pa.types.is_integer(dtype.value_type))

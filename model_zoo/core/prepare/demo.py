@@ -44,6 +44,7 @@ from tqdm import tqdm
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_writable, through_link, write_aside
+from model_zoo.core.prepare.arrow_tables import lists_of
 
 # Vocabulary sizes, for a dataset YAML. Id 0 of items and tags is padding and is counted.
 NUM_ITEMS = 2_000
@@ -134,7 +135,7 @@ def generate_demo(
         for name, schema in _SCHEMAS.items():
             partial = enter(write_aside(target / f"{name}.parquet"))
             writers[name] = enter(pq.ParquetWriter(partial, schema, compression="zstd"))
-        info = [np.arange(num_items), _lists(items.tags), _lists(items.vector)]
+        info = [np.arange(num_items), lists_of(items.tags), lists_of(items.vector)]
         writers["item_info"].write_table(pa.table(info, schema=_SCHEMAS["item_info"]))
         bar = enter(tqdm(total=sum(rows.values()), unit=" rows", disable=quiet))
         for split, count in rows.items():
@@ -285,17 +286,10 @@ def _draw_rows(
     padded[row, users.seq_len - length[row] + within] = history
     return {
         "user_id": user + 1,
-        "item_seq": _lists(padded),
+        "item_seq": lists_of(padded),
         "item_id": item,
         "likes_level": level[:, 0],
         "views_level": level[:, 1],
         "label": (random.random(count) < probability).astype(np.float64),
         "probability": probability,
     }
-
-
-def _lists(values: npt.NDArray[np.generic]) -> pa.ListArray:
-    """A list column from an array of shape (rows, length)."""
-    rows, length = values.shape
-    offsets = np.arange(0, (rows + 1) * length, length, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, values.reshape(-1))

@@ -26,11 +26,11 @@ import numpy as np
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import require_apart, require_writable, write_aside, writing
 from model_zoo.core.paths import path_argument
+from model_zoo.core.prepare.arrow_tables import lists_of
 from model_zoo.core.prepare.item_file import (
     OTHER_NUMBERING,
     check_new_columns,
     feature_col,
-    lists_of,
     read_items,
     some,
     write_items,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,13 +99,6 @@ def write_items(items: ItemFile, columns: Mapping[str, pa.Array], *, command: st
         write_aside(items.path) as partial,
     ):
         pq.write_table(table, partial, compression="zstd")
-
-
-def lists_of(values: npt.NDArray[Any]) -> pa.ListArray:
-    """A list column from an array (rows, length)."""
-    rows, length = values.shape
-    offsets = np.arange(0, (rows + 1) * length, length, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, values.reshape(-1))
 
 
 def feature_col(name: str, values: npt.NDArray[Any]) -> str:

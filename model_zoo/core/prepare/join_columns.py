@@ -12,8 +12,14 @@ import pyarrow.compute as pc
 
 from model_zoo.core.data.list_columns import expected_list, guess_lists, holds_lists
 from model_zoo.core.errors import InputError
-from model_zoo.core.prepare.arrow_tables import is_number_list, is_text, list_matrix
-from model_zoo.core.prepare.item_file import ItemFile, feature_kind, lists_of
+from model_zoo.core.prepare.arrow_tables import (
+    is_list,
+    is_number_list,
+    is_text,
+    list_matrix,
+    lists_of,
+)
+from model_zoo.core.prepare.item_file import ItemFile, feature_kind
 
 _EXPECTED = "numbers or lists of numbers"
 _THOUSANDS = r"^[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?$"
@@ -105,16 +111,8 @@ def _refuse_thousands(cells: pl.Series, where: str) -> None:
         )
 
 
-def _is_list(dtype: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(dtype)
-        or pa.types.is_large_list(dtype)
-        or pa.types.is_fixed_size_list(dtype)
-    )
-
-
 def _is_text_list(dtype: pa.DataType) -> bool:
-    return _is_list(dtype) and is_text(dtype.value_type)
+    return is_list(dtype) and is_text(dtype.value_type)
 
 
 def _is_ragged(given: pa.Array) -> bool:
@@ -174,10 +172,10 @@ def _numbers(
     """Numbers of the items, (n,) or (n, length)."""
     dtype = given.type
     integer = pa.types.is_integer(dtype) or is_number_list(dtype, floating=False)
-    is_list = is_number_list(dtype)
+    of_lists = is_number_list(dtype)
     if isinstance(fill, str):
         raise InputError(f"{where} holds numbers; --fill {fill!r} is none")
-    if not is_list and integer and isinstance(fill, float) and not fill.is_integer():
+    if not of_lists and integer and isinstance(fill, float) and not fill.is_integer():
         raise InputError(f"{where} holds integers; --fill {fill} is none")
     there = given.is_valid().to_numpy(zero_copy_only=False)
     if pa.types.is_floating(dtype):
@@ -186,12 +184,12 @@ def _numbers(
     _require_values(there, where, rows, ids, fill)
     kept = given.filter(pa.array(there))
     kept_ids = [item for item, one in zip(ids, there, strict=True) if one]
-    if is_list:
+    if of_lists:
         found = list_matrix(pa.chunked_array([kept]), where, kept_ids)
     else:
         found = kept.to_numpy(zero_copy_only=False)
     stored = _as_stored(found, where, kept_ids, integer=integer)
-    values = np.full((len(ids), *stored.shape[1:]), 0 if is_list else fill or 0, stored.dtype)
+    values = np.full((len(ids), *stored.shape[1:]), 0 if of_lists else fill or 0, stored.dtype)
     values[there] = stored
     return values
 
@@ -200,14 +198,14 @@ def _as_stored(
     found: npt.NDArray[Any], where: str, ids: list[str], *, integer: bool
 ) -> npt.NDArray[Any]:
     """The values in the type that is written; a value that does not fit is refused."""
-    is_list = found.ndim == 2
+    of_lists = found.ndim == 2
     # A model reads vectors as float32, so that is all that is kept of them. What is too large
     # for the new type shows as infinite, or as negative, in it.
-    target = np.int64 if integer else (np.float32 if is_list else np.float64)
+    target = np.int64 if integer else (np.float32 if of_lists else np.float64)
     with np.errstate(over="ignore"):
         cast: npt.NDArray[Any] = found.astype(target)
     good, expected = np.isfinite(cast), "finite numbers"
-    if integer and (is_list or found.dtype.kind == "u"):
+    if integer and (of_lists or found.dtype.kind == "u"):
         good, expected = cast >= 0, "integers from 0 up"
     if not good.all():
         k = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))

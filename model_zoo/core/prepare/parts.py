@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from model_zoo.core.errors import InputError
+from model_zoo.core.data.parquet import element_type
+from model_zoo.core.errors import InputError, first_line
 
 
 def joined_parts(folder: str, parts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -35,21 +36,17 @@ def joined_parts(folder: str, parts: Mapping[str, pl.DataFrame]) -> pl.DataFrame
     try:
         return pl.concat(_of_equal_types(list(parts.values())), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"{folder}: its parts do not fit together: {error}") from error
+        raise InputError(f"{folder}: its parts do not fit together: {first_line(error)}") from error
 
 
 def _kind(dtype: pl.DataType) -> str:
     if isinstance(dtype, (pl.List, pl.Array)):
-        return f"lists of {_kind(_inner(dtype))}"
+        return f"lists of {_kind(element_type(dtype))}"
     if dtype.is_numeric() or dtype == pl.Boolean:
         return "numbers"
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return "text"
     return "dates" if dtype.is_temporal() else str(dtype)
-
-
-def _inner(dtype: pl.List | pl.Array) -> pl.DataType:
-    return dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner()
 
 
 def _of_equal_types(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:

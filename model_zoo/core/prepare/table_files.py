@@ -106,7 +106,7 @@ def _column_names(path: str, form: str) -> list[str]:
     parse = pc.ParseOptions(
         delimiter=_SEPARATORS[form], newlines_in_values=True, invalid_row_handler=lambda row: "skip"
     )
-    with pc.open_csv(open_text(path), parse_options=parse) as reader:
+    with open_text(path) as text, pc.open_csv(text, parse_options=parse) as reader:
         names: list[str] = reader.schema.names
     return names
 
@@ -155,9 +155,8 @@ def _read_text(path: str, form: str, wanted: list[str]) -> pl.DataFrame:
     )
     as_text = dict.fromkeys(wanted, pa.string())
     convert = pc.ConvertOptions(include_columns=wanted, column_types=as_text)
-    columns = pc.read_csv(
-        open_text(path), read_options=read, parse_options=parse, convert_options=convert
-    )
+    with open_text(path) as text:
+        columns = pc.read_csv(text, read_options=read, parse_options=parse, convert_options=convert)
     if ragged:
         number, found, expected = ragged[0]
         others = f" ({len(ragged)} such rows)" if len(ragged) > 1 else ""
