@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_zoo import register_folded
-from model_zoo.core.folded import FoldedFeature, FoldedModel
+from model_zoo.core.folded import FoldedFeature, FoldedModel, context_of
 from model_zoo.core.kernels import dots, linear, weighted_sums
 from model_zoo.QIN.layers.kernels import grouped_dots
 
-# Rows that go through the network together: on a CPU few enough to stay in its cache.
-ROWS = {"cpu": 2_048}
-MANY = 2**22
+ROWS = 2_048  # that go through the network together on a CPU
 
 
 @register_folded("QIN")
@@ -148,19 +146,10 @@ class FoldedQIN(FoldedModel):
         """Rows with a history each, packed one after the other."""
         pooled, weight = self._pool(target, history, lengths)
         logits = []
-        for some in self._pieces(len(target)):
-            part = {
-                name: values if len(values) == 1 else values[some]
-                for name, values in context.items()
-            }
+        for some in self.pieces(len(target), ROWS):
             crossed = linear(pooled[some], self.pooled_map)
-            logits.append(self.predict(target[some], crossed, part))
+            logits.append(self.predict(target[some], crossed, context_of(context, some)))
         return torch.cat(logits), weight
-
-    def _pieces(self, rows: int) -> Iterator[slice]:
-        step = ROWS.get(self.vectors.device.type, MANY)
-        for start in range(0, max(rows, 1), step):
-            yield slice(start, start + step)
 
     def predict(
         self, candidates: Tensor, attended: Tensor, context: Mapping[str, Tensor]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model_zoo.QIN.layers import QuadraticLayer
 
 Kind = Literal["asta", "softmax", "relu2", "silu", "mean", "none"]
-KINDS: tuple[Kind, ...] = ("asta", "softmax", "relu2", "silu", "mean", "none")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class TargetAttentionVariant(nn.Module):

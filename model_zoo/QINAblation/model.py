@@ -14,7 +14,7 @@ from model_zoo.core.training.items import ItemHistoryModel
 from model_zoo.core.training.settings import Count, Dropout, LearningRate, Widths
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
 from model_zoo.QIN.model import QIN
-from model_zoo.QINAblation.layers import QuadraticNetworkVariant, TargetAttentionVariant
+from model_zoo.QINAblation.layers import Kind, QuadraticNetworkVariant, TargetAttentionVariant
 
 
 @register("QINAblation")
@@ -57,7 +57,7 @@ class QINAblation(ItemHistoryModel):
         gpu: int = -1,
         learning_rate: LearningRate = 1e-3,
         embedding_dim: Count = 128,
-        attention: Literal["asta", "softmax", "relu2", "silu", "mean", "none"] = "asta",
+        attention: Kind = "asta",
         attention_dropout: Dropout = 0.0,
         residual: bool = True,
         tied: bool = False,

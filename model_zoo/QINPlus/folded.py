@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_zoo import register_folded
-from model_zoo.core.folded import FoldedFeature, FoldedModel
+from model_zoo.core.folded import FoldedFeature, FoldedModel, context_of
 from model_zoo.core.kernels import linear, weighted_sums
 
 ROWS = 2_048  # rows that go through the network together on a CPU
 PAIRS = 2_048  # pairs of a target and a history item that are multiplied together, likewise
-MANY = 2**22
 
 
 @register_folded("QIN+")
@@ -141,7 +140,7 @@ class FoldedQINPlus(FoldedModel):
         ends = lengths.cumsum(0).index_select(0, owners)
         places = ends - 1 - torch.arange(len(history), device=target.device)
         weights = []
-        for some in self._pieces(len(history), PAIRS):
+        for some in self.pieces(len(history), PAIRS):
             items, targets = history[some], target.index_select(0, owners[some])
             both = self.vectors.index_select(0, items)  # (p, D)
             both *= self.vectors.index_select(0, targets)
@@ -157,17 +156,11 @@ class FoldedQINPlus(FoldedModel):
         )
         interest = pooled * self._scale(lengths)
         logits = []
-        for some in self._pieces(len(target), ROWS):
-            part = {name: v if len(v) == 1 else v[some] for name, v in context.items()}
+        for some in self.pieces(len(target), ROWS):
             vectors = self.vectors.index_select(0, target[some])
             crossed = torch.cat([interest[some], vectors * interest[some]], dim=1)
-            logits.append(self.predict(target[some], crossed, part))
+            logits.append(self.predict(target[some], crossed, context_of(context, some)))
         return torch.cat(logits), weight
-
-    def _pieces(self, count: int, size: int) -> Iterator[slice]:
-        step = size if self.vectors.device.type == "cpu" else MANY
-        for start in range(0, max(count, 1), step):
-            yield slice(start, start + step)
 
     def _of_places(self, places: Tensor) -> Tensor:
         return self.places.index_select(0, places.clamp(max=len(self.places) - 1))

@@ -39,7 +39,7 @@ def pooled(
         target: t of each row, (B, D).
         items: Item vectors, (U, D).
         of_target: P t + b of each row, (B, A).
-        of_history: Q of each item, (U, A).
+        of_history: Q h of each item, (U, A).
         of_place: r, (max_len, A), or ``None``.
         product: W, (A, D). It is multiplied in autocast's precision if that is on.
         weight: v, (1, A).

@@ -7,7 +7,7 @@ A model that folds registers a subclass of :class:`FoldedModel` under its own na
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 Kind = Literal["categorical", "sequence", "numeric", "embedding"]
 FEW = 4  # candidates of a user, on average, up to which a row for each is faster
+MANY = 2**22  # rows or pairs that are computed together where no cache is to hold them
 
 
 class FoldedFeature(nn.Module):
@@ -76,6 +77,11 @@ class FoldedFeature(nn.Module):
             return values.double() @ self.weight.double()
         output: Tensor = self(values)
         return output.double()
+
+
+def context_of(context: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    """Row features (n, ...) of some of n rows, by name; (1, ...), which holds for all, stays."""
+    return {name: values if len(values) == 1 else values[rows] for name, values in context.items()}
 
 
 class FoldedModel(nn.Module, ABC):
@@ -197,6 +203,17 @@ class FoldedModel(nn.Module, ABC):
             weights.append(own)
             start += n * len(kept)
         return logit, weights
+
+    def pieces(self, count: int, on_cpu: int) -> Iterator[slice]:
+        """Slices of ``count`` rows or pairs, at least one, that are computed together.
+
+        Args:
+            count: How many there are.
+            on_cpu: How many at a time on a CPU, so few that they stay in its cache.
+        """
+        step = on_cpu if self.vectors.device.type == "cpu" else MANY
+        for start in range(0, max(count, 1), step):
+            yield slice(start, start + step)
 
     @property
     def dim(self) -> int:

@@ -41,7 +41,7 @@ def model(tmp_path: Path, name: str) -> Any:
 @pytest.fixture
 def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces that do not divide the rows, nor the pairs."""
-    monkeypatch.setitem(folded_qin.ROWS, "cpu", 3)
+    monkeypatch.setattr(folded_qin, "ROWS", 3)
     monkeypatch.setattr(folded_plus, "ROWS", 3)
     monkeypatch.setattr(folded_plus, "PAIRS", 4)
 

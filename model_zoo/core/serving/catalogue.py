@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ class Catalogue:
             if ids != expected:
                 raise InputError(f"{what}: ids {ids}, expected the next ones: {expected}")
         elif len(set(ids)) < len(ids) or not self._ids.rows.keys().isdisjoint(ids):
-            known = [i for i in ids if i in self._ids.rows or ids.count(i) > 1]
-            raise InputError(f"{what}: item {known[0]!r} is there already")
+            counts = Counter(ids)
+            known = next(key for key in ids if key in self._ids.rows or counts[key] > 1)
+            raise InputError(f"{what}: item {known!r} is there already")
 
     def _rows(self, ids: list[Any], what: str) -> Tensor:
         rows = self._ids.items(ids, self._folded.num_items, what)
@@ -147,6 +149,7 @@ class Catalogue:
 
 
 def _require_once(ids: list[Any], what: str) -> None:
-    if len(set(ids)) < len(ids):
-        twice = next(key for key in ids if ids.count(key) > 1)
+    counts = Counter(ids)
+    if len(counts) < len(ids):
+        twice = next(key for key in ids if counts[key] > 1)
         raise InputError(f"{what}: item {twice!r} is given twice")

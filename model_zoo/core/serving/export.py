@@ -2,8 +2,8 @@
 
 The program scores one user: ``history`` (L,) and ``candidates`` (n,), int64 rows of the item
 tables, and one tensor with n rows for each row feature (float64 for a number, which the program
-standardises); it returns probabilities (n,). L and n
-are free, from 1 on. Item 0 is padding and changes nothing wherever it stands in the history.
+standardises); it returns probabilities (n,). L and n are free, from 1 on. Item 0 is padding and
+changes nothing wherever it stands in the history.
 """
 
 from __future__ import annotations

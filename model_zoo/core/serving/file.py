@@ -103,9 +103,8 @@ def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu"
     )
 
 
-def _description(feature: Any) -> dict[str, Any]:
-    description = {"name": feature.name, "kind": feature.kind, "mode": feature.mode}
-    return description | {"scale": feature.scale}
+def _description(feature: FoldedFeature) -> dict[str, Any]:
+    return {name: getattr(feature, name) for name in ("name", "kind", "mode", "scale")}
 
 
 def _build(content: dict[str, Any]) -> FoldedModel:

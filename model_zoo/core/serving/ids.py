@@ -233,7 +233,7 @@ class Ids:
 
 
 def listed(values: Any, what: str) -> list[Any]:
-    """The same of a list.
+    """Ids in any container as a list of Python's own values (:func:`.keys.plain`).
 
     Raises:
         InputError: If it is a single value: text is not a list of letters.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.folded import context_of
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.catalogue import Catalogue
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
@@ -212,7 +213,7 @@ class Scorer:
                     self._to_device(targets[some]),
                     self._to_device(torch.cat(packed)),
                     self._to_device(lengths),
-                    {name: v if len(v) == 1 else v[some] for name, v in values.items()},
+                    context_of(values, some),
                 )
                 if explain:
                     weights += torch.split(weight.float().cpu(), lengths.tolist())

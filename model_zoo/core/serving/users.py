@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_zoo.core.folded import FoldedModel
+from model_zoo.core.folded import FoldedModel, context_of
 
 CANDIDATES = 4_096  # scored at a time, so that memory does not grow with their number
 
@@ -55,10 +55,7 @@ def score_users(folded: FoldedModel, users: Sequence[User]) -> None:
         some = [(users[place], part) for place, part in piece]
         targets = [user.targets[part] for user, part in some]
         context = _side_by_side(
-            [
-                {name: v if len(v) == 1 else v[part] for name, v in user.context.items()}
-                for user, part in some
-            ],
+            [context_of(user.context, part) for user, part in some],
             [len(of_user) for of_user in targets],
         )
         if len(some) == 1:
