@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = experiment_parser("Score the test split into submission/<expid>.zip.", config)
     parser.add_argument("--task", default="Task2", choices=TASKS, help="name of the score column")
     parser.add_argument(
-        "--input", type=path_argument, help="score this parquet, csv or csv.gz file instead"
+        "--input", type=path_argument, help="score this parquet, csv or tsv (.gz) file instead"
     )
     parser.add_argument("--output", type=path_argument, help="parquet or csv file for its scores")
     parser.add_argument(
