@@ -15,6 +15,14 @@ import torch
 from torch import Tensor, nn
 
 
+def gradients(output: Tensor, module: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    """Of a weighted sum of the output: those of all parameters, then of the inputs."""
+    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    wanted = [*module.parameters(), *inputs]
+    total = (output * weight).sum() + sum(0 * tensor.sum() for tensor in wanted)  # all take part
+    return list(torch.autograd.grad(total, wanted, retain_graph=True))
+
+
 def target_attention(attention: nn.Module, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
     """ASTA with keys and values: target (B, D), history (B, L, D), mask (B, L) -> (B, D)."""
     q = target @ attention.W_q.weight.T  # (B, A)

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention
 from model_zoo.QINAblation.layers import KINDS, QuadraticNetworkVariant, TargetAttentionVariant
 from tests import oracles
-
-
-def gradients(output: Tensor, layer: nn.Module, *inputs: Tensor) -> list[Tensor]:
-    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-    wanted = [*layer.parameters(), *inputs]
-    total = (output * weight).sum() + sum(0 * tensor.sum() for tensor in wanted)  # all take part
-    return list(torch.autograd.grad(total, wanted, retain_graph=True))
+from tests.oracles import gradients
 
 
 def compare(one: Tensor, other: Tensor, layer: nn.Module, *inputs: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention
 from tests import oracles
+from tests.oracles import gradients
 
 
 def draw(seed: int, rows: int, slots: int, dim: int, attention_dim: int | None = None):
@@ -25,11 +26,6 @@ def draw(seed: int, rows: int, slots: int, dim: int, attention_dim: int | None =
 def pack(history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     rows, slots = mask.nonzero(as_tuple=True)
     return history[rows, slots], rows
-
-
-def gradients(output: Tensor, attention: AdaptiveSparseTargetAttention, *inputs: Tensor):
-    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-    return torch.autograd.grad((output * weight).sum(), [*attention.parameters(), *inputs])
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,11 +14,7 @@ from model_zoo.QIN.layers import QuadraticLayer, QuadraticNeuralNetwork
 from model_zoo.QIN.layers.kernels import keep_mask
 from tests import oracles
 from tests.conftest import CATEGORICAL, SEQUENCE, build_qin
-
-
-def gradients(output: torch.Tensor, module: torch.nn.Module, x: torch.Tensor):
-    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-    return torch.autograd.grad((output * weight).sum(), [*module.parameters(), x])
+from tests.oracles import gradients
 
 
 @settings(max_examples=40, deadline=None)

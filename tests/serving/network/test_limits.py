@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -28,18 +28,28 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("in vain")
 
 
-def test_a_full_queue_is_said_before_a_body_is_read(
-    folded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three times what fits: the rest is refused at once, and afterwards all is as before."""
-    begun, go = threading.Event(), threading.Event()
+class Held(NamedTuple):
+    """Scoring that says when it has begun, and waits until it may go on."""
+
+    begun: threading.Event
+    go: threading.Event
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    events = Held(threading.Event(), threading.Event())
 
     def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
-        begun.set()
-        assert go.wait(60)
+        events.begun.set()
+        assert events.go.wait(60)
         return score_batch(served, requests)
 
     monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
+    return events
+
+
+def test_a_full_queue_is_said_before_a_body_is_read(folded: Path, held: Held) -> None:
+    """Three times what fits: the rest is refused at once, and afterwards all is as before."""
     read = 0
 
     async def body() -> AsyncIterator[bytes]:
@@ -51,12 +61,12 @@ def test_a_full_queue_is_said_before_a_body_is_read(
         service = make_service(folded, Limits(max_queue_rows=12, max_batch_rows=3))
         async with client_of(service) as client:
             first = [asyncio.create_task(client.post("/score", json=REQUEST))]
-            assert await asyncio.to_thread(begun.wait, 60)
+            assert await asyncio.to_thread(held.begun.wait, 60)
             first += [asyncio.create_task(client.post("/score", json=REQUEST)) for _ in range(4)]
             await until(lambda: b"qin_waiting_rows 12.0" in service.metrics.text())
             late = await asyncio.gather(*(client.post("/score", content=body()) for _ in range(10)))
             busy = await client.get("/health")
-            go.set()
+            held.go.set()
             return [*late, *await asyncio.gather(*first), busy]
 
     *answers, busy = asyncio.run(run())
@@ -66,26 +76,17 @@ def test_a_full_queue_is_said_before_a_body_is_read(
     assert [answer.status_code for answer in (*first, busy)] == [200] * 6
 
 
-def test_a_deadline_that_has_passed_is_said(folded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    def blocked(served: Served, requests: Sequence[Any]) -> Sequence[Any]:
-        begun.set()
-        assert go.wait(60)
-        return score_batch(served, requests)
-
-    monkeypatch.setattr("model_zoo.core.serving.network.service.score_batch", blocked)
-
+def test_a_deadline_that_has_passed_is_said(folded: Path, held: Held) -> None:
     async def run() -> list[httpx.Response]:
         service = make_service(folded, Limits(deadline_ms=60_000))
         async with client_of(service) as client:
             first = asyncio.create_task(client.post("/score", json=REQUEST))
-            assert await asyncio.to_thread(begun.wait, 60)
+            assert await asyncio.to_thread(held.begun.wait, 60)
             asked = client.post("/score", json=REQUEST | {"deadline_ms": 20})
             hasty = asyncio.create_task(asked)
             await until(lambda: b"qin_waiting_rows 3.0" in service.metrics.text() or hasty.done())
             await asyncio.sleep(0.05)
-            go.set()
+            held.go.set()
             return list(await asyncio.gather(first, hasty))
 
     first, hasty = asyncio.run(run())
