@@ -11,7 +11,13 @@ from torch import nn
 
 from model_zoo import register
 from model_zoo.core.training.items import ItemHistoryModel
-from model_zoo.core.training.settings import Count, Dropout, LearningRate, Widths
+from model_zoo.core.training.settings import (
+    Count,
+    Dropout,
+    LearningRate,
+    Widths,
+    require_widths,
+)
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention, QuadraticNeuralNetwork
 from model_zoo.QIN.model import QIN
 from model_zoo.QINAblation.layers import Kind, QuadraticNetworkVariant, TargetAttentionVariant
@@ -94,8 +100,7 @@ class QINAblation(ItemHistoryModel):
         }
         self.qnn: nn.Module
         if network == "mlp":
-            if not hidden_units or min(hidden_units) < 1:
-                raise ValueError(f"hidden_units must be widths from 1 on, got {list(hidden_units)}")
+            require_widths("hidden_units", hidden_units)
             self.qnn = MLP_Block(
                 width,
                 output_dim=1,

@@ -20,6 +20,8 @@ from model_zoo.core.training.settings import (
     Power,
     Temperature,
     Widths,
+    require_dropout,
+    require_widths,
 )
 from model_zoo.QINPlus.fold import fold
 from model_zoo.QINPlus.folded import FoldedQINPlus
@@ -91,10 +93,8 @@ class QINPlus(ItemHistoryModel):
         super().__init__(
             feature_map, model_id=model_id, gpu=gpu, embedding_dim=embedding_dim, **kwargs
         )
-        if not hidden_units or min(hidden_units) < 1:
-            raise ValueError(f"hidden_units must be widths from 1 on, got {list(hidden_units)}")
-        if not 0.0 <= net_dropout < 1.0:
-            raise ValueError(f"net_dropout must be in [0, 1), got {net_dropout}")
+        require_widths("hidden_units", hidden_units)
+        require_dropout("net_dropout", net_dropout)
         self.attention = GatedTargetAttention(
             self.item_dim,
             units=gate_units,

@@ -13,7 +13,14 @@ from torch import Tensor
 from model_zoo import register
 from model_zoo.core.training.extras import can_compile
 from model_zoo.core.training.items import ItemHistoryModel
-from model_zoo.core.training.settings import Count, Dropout, LearningRate, Widths
+from model_zoo.core.training.settings import (
+    Count,
+    Dropout,
+    LearningRate,
+    Widths,
+    require_dropout,
+    require_widths,
+)
 from model_zoo.TransformerDCN.layers import TargetAwareTransformer
 
 
@@ -80,11 +87,9 @@ class TransformerDCN(ItemHistoryModel):
         )
         if cross_layers < 1:
             raise ValueError(f"cross_layers must be at least 1, got {cross_layers}")
-        for name, units in {"hidden_units": hidden_units, "output_units": output_units}.items():
-            if not units or min(units) < 1:
-                raise ValueError(f"{name} must be widths of at least 1, got {list(units)}")
-        if not 0.0 <= net_dropout < 1.0:
-            raise ValueError(f"net_dropout must be in [0, 1), got {net_dropout}")
+        require_widths("hidden_units", hidden_units)
+        require_widths("output_units", output_units)
+        require_dropout("net_dropout", net_dropout)
         self.transformer = TargetAwareTransformer(
             self.item_dim,
             num_layers=num_layers,

@@ -289,7 +289,7 @@ def test_what_is_refused(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "not a manifest: a file without size, sha256 or url" in problem(tmp_path)
     (tmp_path / NAME / "manifest.json").unlink()
     monkeypatch.setitem(sys.modules, "pooch", None)
-    assert "pip install fuxictr-qin[fetch]" in problem(tmp_path)
+    assert "pip install '.[fetch]'" in problem(tmp_path)
 
 
 def test_a_full_disk(site: Site, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_program_that_differs_is_not_written(
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'fuxictr-qin\[export\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[export\]'"):
         export_folded(folded(tmp_path), tmp_path / "model.onnx", "onnx")
 
 

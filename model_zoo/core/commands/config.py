@@ -84,6 +84,11 @@ class Experiment:
     run: RunSpec
 
     @property
+    def folder(self) -> Path:
+        """Where its checkpoint, log and results go: ``<model_root>/<dataset_id>``."""
+        return Path(self.run.model_root) / self.dataset.dataset_id
+
+    @property
     def params(self) -> dict[str, Any]:
         """Everything as FuxiCTR's flat dictionary of keyword arguments."""
         dataset = self.dataset.model_dump(exclude_none=True)

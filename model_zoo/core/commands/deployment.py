@@ -66,8 +66,9 @@ def write_folded(
         InputError: If a setting, a file or the checkpoint is wrong, or another process is
             writing this experiment.
     """
-    with _writing(config_dir, expid, overrides):
-        path = folded_path(load_experiment(config_dir, expid, overrides))
+    experiment = load_experiment(config_dir, expid, overrides)
+    with _writing(experiment):
+        path = folded_path(experiment)
         require_writable([path])
         _, file = fold_experiment(config_dir, expid, overrides, **settings)
         if path.exists():
@@ -98,19 +99,16 @@ def export_experiment(
             the format needs, the program differs from the model, or another process is writing
             this experiment.
     """
-    with _writing(config_dir, expid, overrides):
-        folded = folded_path(load_experiment(config_dir, expid, overrides))
-        path = folded.with_suffix(SUFFIX[kind])
+    experiment = load_experiment(config_dir, expid, overrides)
+    with _writing(experiment):
+        path = folded_path(experiment).with_suffix(SUFFIX[kind])
         require_writable([path])
         _, file = fold_experiment(config_dir, expid, overrides, **settings)
         return path, export_folded(file.folded, path, kind)
 
 
-def _writing(
-    config_dir: str, expid: str, overrides: Sequence[str]
-) -> contextlib.AbstractContextManager[None]:
+def _writing(experiment: Experiment) -> contextlib.AbstractContextManager[None]:
     """The experiment's lock, where its folder is; without one there is no checkpoint either."""
-    experiment = load_experiment(config_dir, expid, overrides)
-    if not folded_path(experiment).parent.is_dir():
+    if not experiment.folder.is_dir():
         return contextlib.nullcontext()
     return writing_experiment(experiment)

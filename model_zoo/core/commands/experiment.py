@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.torch_utils import get_device, seed_everything
-from fuxictr.utils import print_to_json, print_to_list, set_logger
+from fuxictr.utils import print_to_json
 from sklearn.metrics import roc_auc_score
 
 from model_zoo import get_model
@@ -29,6 +26,7 @@ from model_zoo.core.commands.folding import require_folding
 from model_zoo.core.commands.places import require_training_places, writing_experiment
 from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.reliability import report_calibration
+from model_zoo.core.commands.run_files import append_result_line, start_log
 from model_zoo.core.commands.sharing import owners_first, share_tables
 from model_zoo.core.data.encode import encode_dataset, read_numbers
 from model_zoo.core.data.fingerprint import fingerprint
@@ -125,7 +123,7 @@ def _run(
 ) -> dict[str, Mapping[str, float]]:
     """The steps of :func:`run_experiment`, in each of its processes."""
     expid = experiment.run.model_id
-    folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
+    folder = experiment.folder
     if is_main():
         prepare_dataset(experiment)  # the others then find it ready
     wait_for_all()
@@ -177,28 +175,10 @@ def _run(
         results["test"] = model.evaluate(test)
     if is_main():
         draw_training_curve(model.evaluations, folder / f"{expid}.png", title=expid)
-        _append_result_line(config_dir, experiment, results)
+        append_result_line(config_dir, experiment, results)
         picture = folder / f"{expid}.calibration.png"
         report_calibration(model, configured, experiment, picture, calibrate=calibrate)
     return results
-
-
-def start_log(params: Mapping[str, Any], *, keep: bool) -> None:
-    """FuxiCTR's log file, which it empties; ``keep`` what a resumed training wrote before.
-
-    Of several processes the main one writes it; the others only warn on the console.
-    """
-    if not is_main():
-        logging.basicConfig(level=logging.WARNING, force=True)
-        return
-    path = Path(params["model_root"]) / params["dataset_id"] / f"{params['model_id']}.log"
-    before = path.read_text(encoding="utf-8") if keep and path.is_file() else ""
-    set_logger(params)
-    if before:
-        path.write_text(before, encoding="utf-8")
-        # FuxiCTR's handler still writes at the beginning; let it write at the end.
-        handler = next(h for h in logging.root.handlers if isinstance(h, logging.FileHandler))
-        handler.stream.seek(0, os.SEEK_END)
 
 
 def prepare_dataset(
@@ -313,17 +293,3 @@ def _require_an_evaluation(params: Mapping[str, Any], steps_per_epoch: int) -> N
             f"eval_steps is {params['eval_steps']}, but the training has {steps} steps: "
             "it would end without an evaluation or a checkpoint"
         )
-
-
-def _append_result_line(
-    config_dir: Path, experiment: Experiment, results: Mapping[str, Mapping[str, float]]
-) -> None:
-    """FuxiCTR's line in ``<config>.csv``."""
-    line = (
-        f" {datetime.now():%Y%m%d-%H%M%S},[command] python {shlex.join(sys.argv)},"
-        f"[exp_id] {experiment.run.model_id},[dataset_id] {experiment.dataset.dataset_id},"
-        f"[train] N.A.,[val] {print_to_list(results['valid'])},"
-        f"[test] {print_to_list(results.get('test', {}))}\n"
-    )
-    with open(f"{config_dir.resolve().name}.csv", "a", encoding="utf-8") as file:
-        file.write(line)

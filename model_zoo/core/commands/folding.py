@@ -22,11 +22,7 @@ from model_zoo.core.training.history import read_evaluations
 
 def folded_path(experiment: Experiment) -> Path:
     """``<model_root>/<dataset_id>/<expid>.folded``."""
-    return (
-        Path(experiment.run.model_root)
-        / experiment.dataset.dataset_id
-        / f"{experiment.run.model_id}.folded"
-    )
+    return experiment.folder / f"{experiment.run.model_id}.folded"
 
 
 def require_folding(experiment: Experiment, what: str) -> None:

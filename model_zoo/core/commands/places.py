@@ -29,10 +29,9 @@ def require_training_places(config_dir: str | Path, experiment: Experiment) -> N
         InputError: Naming each such file or folder and why.
     """
     dataset, expid = experiment.dataset, experiment.run.model_id
-    trained = Path(experiment.run.model_root) / dataset.dataset_id
-    files = [trained / f"{expid}.{kind}" for kind in LEFT]
+    files = [experiment.folder / f"{expid}.{kind}" for kind in LEFT]
     files.append(Path(f"{Path(config_dir).resolve().name}.csv"))
-    folders = [trained]
+    folders = [experiment.folder]
     if dataset.rebuild_dataset:
         folders.append(Path(dataset.data_root) / dataset.dataset_id)
     require_writable(files, folders)
@@ -56,10 +55,9 @@ def writing_experiment(experiment: Experiment) -> Iterator[None]:
     if not is_main():
         yield
         return
-    folder = Path(experiment.run.model_root) / experiment.dataset.dataset_id
+    folder, expid = experiment.folder, experiment.run.model_id
     require_writable([], [folder])
     make_folder(folder)
-    expid = experiment.run.model_id
     with held(folder / f"{expid}.lock", f"experiment '{expid}' in {folder}"):
         yield
 
@@ -85,6 +83,5 @@ def experiment_inputs(
             inputs |= {f"encoded {name}": encoded / f"{name}.parquet"}
             inputs |= {f"the folder of encoded {name}": encoded / name}
         inputs["the vocabularies"] = encoded / STATE
-    trained = Path(experiment.run.model_root) / dataset.dataset_id
     files = [f"{experiment.run.model_id}.{kind}" for kind in LEFT]
-    return inputs | {f"the experiment's {file}": trained / file for file in files}
+    return inputs | {f"the experiment's {file}": experiment.folder / file for file in files}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from model_zoo.core.data.list_columns import text_list_problems
-from model_zoo.core.data.parquet import is_text_list, plain, scan_file, type_fits
+from model_zoo.core.data.parquet import TEXT_TYPES, is_text_list, plain, scan_file, type_fits
 from model_zoo.core.data.readable import unreadable
 from model_zoo.core.data.rules import ROW, Rule, expected_type
 from model_zoo.core.data.spec import FeatureSpec
@@ -56,7 +56,7 @@ def open_checked(
 def _expected(feature: FeatureSpec, schema: pl.Schema) -> str:
     """The type that a column should have, and how lists may be written as text."""
     of_lists = feature.type in ("sequence", "embedding")
-    text = of_lists and schema[feature.name] in (pl.String, pl.Categorical, pl.Enum)
+    text = of_lists and schema[feature.name] in TEXT_TYPES
     hint = "; lists written as text need list_separator in the data set's YAML (raw data only)"
     return expected_type(feature) + (hint if text else "")
 

@@ -21,6 +21,7 @@ from model_zoo.core.data.spec import FeatureSpec
 from model_zoo.core.errors import InputError
 
 ROWS_PER_PIECE = 65_536
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)  # of columns whose values are texts
 
 
 def parquet_files(path: str | Path) -> list[Path]:
@@ -129,14 +130,14 @@ def type_fits(feature: FeatureSpec, dtype: pl.DataType) -> bool:
     if feature.type == "numeric":
         return element.is_numeric() or element == pl.Boolean
     if feature.dtype == "str":
-        return element in (pl.String, pl.Categorical, pl.Enum)
+        return element in TEXT_TYPES
     whole = isinstance(element, pl.Decimal) and element.scale == 0
     return element.is_integer() or element == pl.Boolean or whole
 
 
 def is_text_list(feature: FeatureSpec, dtype: pl.DataType) -> bool:
     """Whether a column has lists written as text, with a separator that is declared for it."""
-    text = dtype in (pl.String, pl.Categorical, pl.Enum)
+    text = dtype in TEXT_TYPES
     return text and feature.type in ("sequence", "embedding") and feature.splitter is not None
 
 

@@ -170,9 +170,7 @@ def _download(path: Path, url: str, sha256: str | None, downloader: ResumingDown
         import pooch
         from requests.exceptions import RequestException
     except ImportError:
-        raise InputError(
-            "downloading needs the pooch package: pip install fuxictr-qin[fetch]"
-        ) from None
+        raise InputError("downloading needs the pooch package: pip install '.[fetch]'") from None
     # pooch's own news repeat what the command prints.
     pooch.get_logger().setLevel("WARNING")
     # pooch leaves a file alone that is there, even one that is to be replaced: so not `path`.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from model_zoo.core.data.parquet import TEXT_TYPES
+
 _LARGEST = {"Float32": 2**24, "Float64": 2**53}  # below, a float is one integer only
 
 
@@ -30,7 +32,7 @@ def id_text(values: pl.Series) -> pl.Series | None:
             return None
     elif not (
         dtype.is_integer()
-        or dtype in (pl.String, pl.Categorical, pl.Enum)
+        or dtype in TEXT_TYPES
         or (isinstance(dtype, pl.Decimal) and not dtype.scale)
     ):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from model_zoo.core.data.parquet import element_type
+from model_zoo.core.data.parquet import TEXT_TYPES, element_type
 from model_zoo.core.errors import InputError, first_line
 
 
@@ -44,7 +44,7 @@ def _kind(dtype: pl.DataType) -> str:
         return f"lists of {_kind(element_type(dtype))}"
     if dtype.is_numeric() or dtype == pl.Boolean:
         return "numbers"
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
+    if dtype in TEXT_TYPES:
         return "text"
     return "dates" if dtype.is_temporal() else str(dtype)
 

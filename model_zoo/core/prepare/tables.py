@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from model_zoo.core.data.list_columns import expected_list, guess_lists, holds_lists
+from model_zoo.core.data.parquet import TEXT_TYPES
 from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.id_columns import id_text
 
@@ -83,9 +84,8 @@ class Table:
     def text(self, name: str) -> pl.Series:
         """Text or integers, as text without white space at the ends."""
         values = self.frame[name]
-        known = (pl.String, pl.Categorical, pl.Enum)
         whole = isinstance(values.dtype, pl.Decimal) and values.dtype.scale == 0
-        if not (values.dtype.is_integer() or whole or values.dtype in known):
+        if not (values.dtype.is_integer() or whole or values.dtype in TEXT_TYPES):
             return self._refuse(name, "text or integers", pl.String)
         return values.cast(pl.String).str.strip_chars()
 
@@ -132,7 +132,7 @@ class Table:
         values = self.frame[name]
         if isinstance(values.dtype, (pl.List, pl.Array)):
             return self._lists(name)
-        if values.dtype in (pl.String, pl.Categorical, pl.Enum):
+        if values.dtype in TEXT_TYPES:
             cells = values.cast(pl.String)
             found = separator is not None and lists is None and holds_lists(cells, separator)
             if found or name in (lists or ()):
@@ -143,7 +143,7 @@ class Table:
             return values
         if values.dtype == pl.Boolean:
             return values.cast(pl.Int64)
-        if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        if values.dtype not in TEXT_TYPES:
             return self._refuse(name, "numbers, text, or lists of them", pl.String)
         text = values.cast(pl.String).str.strip_chars().replace("", None)
         for dtype in (pl.Int64, pl.Float64):
@@ -199,7 +199,7 @@ class Table:
         if isinstance(values.dtype, pl.Array):
             values = values.arr.to_list()
         inner = values.explode(empty_as_null=False).dtype
-        if not (inner.is_numeric() or inner in (pl.String, pl.Categorical, pl.Enum)):
+        if not (inner.is_numeric() or inner in TEXT_TYPES):
             return self._refuse(name, "numbers, text, or lists of them", pl.String)
         if not inner.is_numeric():
             values = values.cast(pl.List(pl.String))

@@ -101,7 +101,7 @@ def _require_onnx(folded: FoldedModel) -> None:
     packages = ("onnx", "onnxscript", "onnxruntime")
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"onnx needs {', '.join(missing)}: pip install 'fuxictr-qin[export]'")
+        raise InputError(f"onnx needs {', '.join(missing)}: pip install '.[export]'")
     if folded.dtype != torch.float32:
         raise InputError("onnx: expected a float32 model: onnxruntime has no bfloat16 on the CPU")
 

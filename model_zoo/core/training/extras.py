@@ -32,6 +32,6 @@ def tensorboard_writer(checkpoint: str) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError(
-            "tensorboard: True needs TensorBoard: pip install 'fuxictr-qin[tensorboard]'"
+            "tensorboard: True needs TensorBoard: pip install '.[tensorboard]'"
         ) from None
     return SummaryWriter(str(Path(checkpoint).with_suffix(".tensorboard"))) if is_main() else None

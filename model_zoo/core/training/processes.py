@@ -76,11 +76,11 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def any_process(flags: list[int], device: torch.device) -> list[int]:
+def max_over_processes(numbers: list[int], device: torch.device) -> list[int]:
     """The largest of each number over all processes."""
     if not dist.is_initialized():
-        return flags
-    tensor = torch.tensor(flags, device=device)
+        return numbers
+    tensor = torch.tensor(numbers, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return [int(value) for value in tensor.tolist()]
 

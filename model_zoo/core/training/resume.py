@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model_zoo.core.errors import Interrupted
 from model_zoo.core.training.averaging import WeightAverage
-from model_zoo.core.training.processes import any_process, gather, is_main, rank, world_size
+from model_zoo.core.training.processes import gather, is_main, max_over_processes, rank, world_size
 from model_zoo.core.training.settings import Minutes
 from model_zoo.core.training.signals import noting_signals
 from model_zoo.core.training.state import random_states, restore_random_states, save_state
@@ -94,7 +94,7 @@ class ResumableModel(BaseModel):
             # To ask the others costs a message, so it is done every now and then.
             if self._total_steps % STEPS_BETWEEN_QUESTIONS:
                 return
-            due, number = any_process([self._save_due, self._signal or 0], self.device)
+            due, number = max_over_processes([self._save_due, self._signal or 0], self.device)
             self._save_due, self._signal = bool(due), number or None
         if self._save_due or self._signal is not None:
             # FuxiCTR has counted the step that is about to begin.

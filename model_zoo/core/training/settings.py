@@ -57,6 +57,26 @@ Regularizer = Annotated[
 Penalty = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Regularizer | None
 
 
+def require_widths(name: str, units: Sequence[int]) -> None:
+    """Refuse hidden widths that no network can have.
+
+    Raises:
+        ValueError: If there is none, or one is below 1.
+    """
+    if not units or min(units) < 1:
+        raise ValueError(f"{name} must be widths from 1 on, got {list(units)}")
+
+
+def require_dropout(name: str, rate: float) -> None:
+    """Refuse what is no probability of dropping an element.
+
+    Raises:
+        ValueError: If it is not in [0, 1).
+    """
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {rate}")
+
+
 def require_in_range(
     accumulation_steps: int, factor: float, weight_average: float | None, embedding_update: str
 ) -> None:

@@ -91,7 +91,7 @@ def test_a_killed_search_goes_on_and_gives_the_same_table(
 
 
 def test_a_search_that_stops_weak_trials_is_interrupted_and_goes_on(workspace: Path) -> None:
-    pytest.importorskip("ray.tune", reason="no Ray Tune: pip install 'fuxictr-qin[tune]'")
+    pytest.importorskip("ray.tune", reason="no Ray Tune: pip install '.[tune]'")
     space = {"learning_rate": [0.001, 0.004], "num_row": [1, 2], "batch_size": 20}
     tuner_file("weak.yaml", tuner_space={**space, "epochs": 3, "early_stop_patience": 9})
     here_before = processes_here()

@@ -14,7 +14,7 @@ from tests.commands.tuning.test_report import history
 
 
 def test_one_table_of_what_runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    console = pytest.importorskip("rich.console", reason="no rich: pip install 'fuxictr-qin[tune]'")
+    console = pytest.importorskip("rich.console", reason="no rich: pip install '.[tune]'")
     screen = io.StringIO()
     terminal = console.Console(file=screen, force_terminal=True, width=140)
     monkeypatch.setattr(live, "_live_display", lambda: live_on(terminal))

@@ -17,8 +17,8 @@ from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.commands.tuning.tuner_file import read_space
 from tests.commands.tuning.made import finished, grid, other, tuner_file, write
 
-pytest.importorskip("optuna", reason="no Optuna: pip install 'fuxictr-qin[tune]'")
-pytest.importorskip("ray.tune", reason="no Ray Tune: pip install 'fuxictr-qin[tune]'")
+pytest.importorskip("optuna", reason="no Optuna: pip install '.[tune]'")
+pytest.importorskip("ray.tune", reason="no Ray Tune: pip install '.[tune]'")
 
 EPOCHS = 10
 SPACE = {"learning_rate": [i * 1e-3 for i in range(1, 10)], "epochs": [EPOCHS]}

@@ -29,8 +29,8 @@ from tests.commands.tuning.test_interrupted import (
 )
 from tests.conftest import ROOT
 
-pytest.importorskip("optuna", reason="no Optuna: pip install 'fuxictr-qin[tune]'")
-pytest.importorskip("ray.tune", reason="no Ray Tune: pip install 'fuxictr-qin[tune]'")
+pytest.importorskip("optuna", reason="no Optuna: pip install '.[tune]'")
+pytest.importorskip("ray.tune", reason="no Ray Tune: pip install '.[tune]'")
 
 CLUSTER = """
 import ray, sys
@@ -244,4 +244,4 @@ def test_what_to_install(
     for options in (["--prune"], ["--sampler", "random", "--trials", "2"], ["--ray", "auto"]):
         assert run_param_tuner.main(["--config", "tune.yaml", *options]) == 2
         error = capsys.readouterr().err
-        assert "needs Ray Tune and Optuna: pip install 'fuxictr-qin[tune]'" in error
+        assert "needs Ray Tune and Optuna: pip install '.[tune]'" in error

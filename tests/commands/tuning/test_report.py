@@ -60,7 +60,7 @@ def made(folder: Path, space: dict) -> None:
 
 
 def test_the_report_stands_alone_and_tells_everything(workspace: Path) -> None:
-    pytest.importorskip("plotly", reason="no plotly: pip install 'fuxictr-qin[tune]'")
+    pytest.importorskip("plotly", reason="no plotly: pip install '.[tune]'")
     made(Path("tune"), SPACE)
     places = report("tune.yaml")
     page = Path("tune/report.html").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def test_the_report_stands_alone_and_tells_everything(workspace: Path) -> None:
 
 
 def test_lists_that_begin_alike_are_different_values(workspace: Path) -> None:
-    pytest.importorskip("plotly", reason="no plotly: pip install 'fuxictr-qin[tune]'")
+    pytest.importorskip("plotly", reason="no plotly: pip install '.[tune]'")
     shared = ["item_id", "item_tags", "item_emb_d128"]
     space = {"use_features": [shared, [*shared, "likes_level"]], "num_row": [2]}
     made(Path("tune"), {**space, "learning_rate": [0.001]})
@@ -115,7 +115,7 @@ def test_without_plotly_the_table_is_all(
     made(Path("tune"), {"num_row": [1, 2], "learning_rate": [0.001]})
     monkeypatch.setattr(search, "can_draw", lambda: False)
     report("tune.yaml")
-    assert "needs plotly: pip install 'fuxictr-qin[tune]'" in capsys.readouterr().out
+    assert "needs plotly: pip install '.[tune]'" in capsys.readouterr().out
     assert Path("tune/trials.csv").is_file()
     assert not Path("tune/report.html").exists()
 
@@ -125,7 +125,7 @@ def test_without_plotly_the_table_is_all(
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_report_is_as_wide_as_the_screen(workspace: Path, width: int) -> None:
     """Headless Chromium, without a network, lays it out; what is wider scrolls by itself."""
-    pytest.importorskip("plotly", reason="no plotly: pip install 'fuxictr-qin[tune]'")
+    pytest.importorskip("plotly", reason="no plotly: pip install '.[tune]'")
     made(Path("tune"), SPACE)
     report("tune.yaml")
     page = Path("tune/report.html")

@@ -57,7 +57,7 @@ class Points:
         """The trials of a point that was not drawn before, one for each seed.
 
         Returns:
-            None if there are enough, or no other is found.
+            No trials if there are enough points, or no other is found.
         """
         for _ in range(TRIES_FOR_EACH if self._left else 0):
             asked = self._study.ask()

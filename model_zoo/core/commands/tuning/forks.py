@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -25,12 +27,23 @@ def processes() -> BaseContext:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([WORKER, *SLOW_IMPORTS])
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    before = dict(os.environ)
-    os.environ.update(PYTHONPATH=path, PYTHONSAFEPATH="1")
-    try:
+    with environment(PYTHONPATH=python_path(), PYTHONSAFEPATH="1"):
         forkserver.ensure_running()
+    return context
+
+
+def python_path() -> str:
+    """``PYTHONPATH`` of processes that are to find this project first."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables during the block; all are as before at its end."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-    return context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model_zoo.core.commands.tuning.records import Record
@@ -56,7 +56,7 @@ class Place:
 
 
 def outcome(trial: Trial, record: Record) -> Outcome:
-    """Raises nothing: a trial without metrics has the value NaN."""
+    """A trial with its monitor's value on valid, NaN where it has no metrics."""
     metrics = record.metrics.get("valid", {})
     value = trial.monitor(metrics) if metrics else math.nan
     return Outcome(trial, record, value)
@@ -102,4 +102,4 @@ def _compared(place: Place, first: Place) -> Place:
     spreads = [s for s in (place.spread, first.spread) if not math.isnan(s)]
     same = bool(spreads) and place.status == "finished" and not math.isnan(place.mean)
     same = same and abs(place.mean - first.mean) < max(spreads)
-    return Place(**{**vars(place), "no_difference": same})
+    return replace(place, no_difference=same)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_zoo.core.commands.tuning.forks import ROOT
-from model_zoo.core.errors import InputError
+from model_zoo.core.commands.tuning.forks import environment, python_path
+from model_zoo.core.errors import InputError, first_line
 
 SECONDS_TO_ANSWER = 5.0
 QUIET = {
@@ -58,23 +58,19 @@ def connected(cluster: Cluster) -> Iterator[int]:
     import ray
 
     settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    settings["runtime_env"] = {"env_vars": {"PYTHONPATH": path, **QUIET}}
-    before = dict(os.environ)
-    os.environ.update(QUIET)
-    try:
-        _require_answer(cluster.address)
+    settings["runtime_env"] = {"env_vars": {"PYTHONPATH": python_path(), **QUIET}}
+    with environment(**QUIET):
         try:
-            ray.init(address=cluster.address, **settings)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"--ray {cluster.address}: no Ray answers: {str(error).splitlines()[0]}"
-            ) from None
-        yield _at_a_time(ray.cluster_resources(), cluster)
-    finally:
-        ray.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
+            _require_answer(cluster.address)
+            try:
+                ray.init(address=cluster.address, **settings)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"--ray {cluster.address}: no Ray answers: {first_line(error)}"
+                ) from None
+            yield _at_a_time(ray.cluster_resources(), cluster)
+        finally:
+            ray.shutdown()
 
 
 def _require_answer(address: str) -> None:

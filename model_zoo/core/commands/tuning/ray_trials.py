@@ -20,6 +20,7 @@ from model_zoo.core.commands.tuning.sampling import SEED, drawn_before, known_st
 from model_zoo.core.commands.tuning.space import Space
 from model_zoo.core.commands.tuning.trial import Trial
 from model_zoo.core.errors import InputError
+from model_zoo.core.training.signals import noting_signals
 
 SCRATCH = "ray"  # sub-folder, while a search runs there
 INDEX = "__trial_index__"  # Ray's name for the number of a repetition
@@ -213,7 +214,7 @@ def _watching(
 def _interrupting(folder: Path, noted: list[int]) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the trials after their current step, wherever they run."""
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int) -> None:
         if noted:
             raise KeyboardInterrupt
         noted.append(number)
@@ -222,15 +223,8 @@ def _interrupting(folder: Path, noted: list[int]) -> Iterator[None]:
         marker.touch()
         os.kill(os.getpid(), signal.SIGUSR1)  # which Ray Tune takes as the end of the search
 
-    if threading.current_thread() is not threading.main_thread():
+    with noting_signals(end):
         yield
-        return
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def was_interrupted(folder: Path) -> bool:

@@ -44,7 +44,10 @@ def write_trials(folder: Path, places: Sequence[Place]) -> None:
     """One line for each trial, in the order of the ranking."""
     lines = [line for i, place in enumerate(places, 1) for line in _lines(i, place)]
     names = list(dict.fromkeys(name for line in lines for name in line))
-    with write_aside(folder / TRIALS) as partial, open(partial, "w", newline="") as file:
+    with (
+        write_aside(folder / TRIALS) as partial,
+        open(partial, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(lines)

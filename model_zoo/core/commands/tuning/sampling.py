@@ -17,16 +17,19 @@ Point = tuple[str | None, dict[str, Any]]
 
 
 def require_extra(what: str) -> None:
-    """Raises:
-    InputError: If Ray Tune or Optuna is not installed.
+    """Refuse what needs the extra ``tune``, where that is not installed.
+
+    Args:
+        what: The option, for the message.
+
+    Raises:
+        InputError: If Ray Tune or Optuna is not there.
     """
     try:
         import optuna
         import ray.tune  # noqa: F401
     except ImportError:
-        raise InputError(
-            f"{what} needs Ray Tune and Optuna: pip install 'fuxictr-qin[tune]'"
-        ) from None
+        raise InputError(f"{what} needs Ray Tune and Optuna: pip install '.[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

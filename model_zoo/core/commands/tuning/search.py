@@ -157,7 +157,7 @@ def finish(trials: Sequence[Trial], folder: Path, space: Space, options: Options
         write_report(folder, places, space.keys, f"Search of {space.file.name}")
         print(f"report: {folder / REPORT}")
     else:
-        print(f"no {REPORT}: that needs plotly: pip install 'fuxictr-qin[tune]'")
+        print(f"no {REPORT}: that needs plotly: pip install '.[tune]'")
     print(f"best: {best.trial.expid}, for --config {folder} --expid {best.trial.expid}")
     return places
 

@@ -48,8 +48,7 @@ class Trial:
     @property
     def place(self) -> Path:
         """Its checkpoint and all beside it, but for the suffix."""
-        run = self.experiment.run
-        return Path(run.model_root) / self.experiment.dataset.dataset_id / self.expid
+        return self.experiment.folder / self.expid
 
     def monitor(self, metrics: Mapping[str, float]) -> float:
         """What the trial is ranked by."""

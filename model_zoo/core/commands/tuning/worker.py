@@ -75,7 +75,7 @@ def train(order: Order) -> None:
         {**order.model_params, "model_id": order.expid},
         {**order.dataset_params, "dataset_id": order.model_params["dataset_id"]},
     )
-    place = Path(experiment.run.model_root) / experiment.dataset.dataset_id / order.expid
+    place = experiment.folder / order.expid
     if place.parent.is_dir():
         _wait_for_another(place.with_name(f"{order.expid}.lock"))
     if read_record(order.folder, order.expid).status == "finished":
