@@ -152,7 +152,7 @@ def in_process(kind: str, folder: Path, items: int, seconds: float) -> dict[str,
 def write_folders(folder: Path, files: int = 8) -> None:
     """The train file as folders of files: padded lists as they are, and without padding."""
     frame = pl.scan_parquet(folder / "train.parquet")
-    rows = pq.ParquetFile(folder / "train.parquet").metadata.num_rows
+    rows = pq.read_metadata(folder / "train.parquet").num_rows
     real = pl.element().filter(pl.element() != 0)
     for name, history in {
         "padded": pl.col("item_seq"),

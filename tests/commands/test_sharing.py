@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model_zoo.core.commands.sharing import owners_first, share_tables
+from model_zoo.core.commands.sharing import owners_first, share_embeddings
 from model_zoo.core.errors import InputError
 from tests.conftest import CATEGORICAL, feature_map
 
@@ -32,7 +32,7 @@ def test_the_used_features_of_a_table_share_it(used: list[str], owner: str) -> N
     from fuxictr.pytorch.layers import FeatureEmbedding
 
     made = feature_map({name: {**TABLE, "share_embedding": "?"} for name in used}, 4)
-    share_tables(made, columns(a="b", b="c", c=None, x=None))
+    share_embeddings(made, columns(a="b", b="c", c=None, x=None))
     tables = FeatureEmbedding(made, 4).embedding_layer.embedding_layers
     sharing = [name for name in used if name != "x"]
     assert {id(tables[name]) for name in sharing} == {id(tables[owner])}
@@ -57,4 +57,4 @@ def test_what_cannot_be_built_is_named(features: dict[str, Any], problem: str) -
     made = feature_map(features, 4)
     entries = [{"name": name, "share_embedding": SHARED.get(name)} for name in features]
     with pytest.raises(InputError, match=problem):
-        share_tables(made, entries)
+        share_embeddings(made, entries)

@@ -26,7 +26,7 @@ def test_processes_that_share_tables_map_one_file(
     make = partial(small_loader, experiment)
     plain, table = list(make()), load_item_table(info, features).columns(None)
     monkeypatch.setattr(shared, "_folders", [])
-    shared.share_tables(Path("tables"))
+    shared.share_through(Path("tables"))
     for _ in range(2):  # made, then mapped
         for batch, expected in zip(make(), plain, strict=True):
             torch.testing.assert_close(batch, expected, rtol=0, atol=0)

@@ -27,7 +27,7 @@ from model_zoo.core.commands.places import require_training_places, writing_expe
 from model_zoo.core.commands.rehearsal import rehearse, require_device
 from model_zoo.core.commands.reliability import report_calibration
 from model_zoo.core.commands.run_files import append_result_line, start_log
-from model_zoo.core.commands.sharing import owners_first, share_tables
+from model_zoo.core.commands.sharing import owners_first, share_embeddings
 from model_zoo.core.data.encode import encode_dataset, read_numbers
 from model_zoo.core.data.fingerprint import fingerprint
 from model_zoo.core.data.item_table import load_item_table
@@ -230,7 +230,7 @@ def build_feature_map(params: Mapping[str, Any]) -> FeatureMap:
         folder = os.path.join(data_root, params["dataset_id"])
         feature_map = FeatureMap(params["dataset_id"], folder)
         feature_map.load(os.path.join(folder, "feature_map.json"), dict(params))
-    share_tables(feature_map, params["feature_cols"])
+    share_embeddings(feature_map, params["feature_cols"])
     return feature_map
 
 

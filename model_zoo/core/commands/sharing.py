@@ -31,7 +31,7 @@ def owners_first(columns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(ordered.values())
 
 
-def share_tables(feature_map: FeatureMap, columns: Sequence[Mapping[str, Any]]) -> None:
+def share_embeddings(feature_map: FeatureMap, columns: Sequence[Mapping[str, Any]]) -> None:
     """Let the used features of each table name the first of them as its owner.
 
     FuxiCTR shares a table only with a feature that stands before, and leaves that of a feature

@@ -20,7 +20,7 @@ from model_zoo.core.locks import held
 _folders: list[Path] = []
 
 
-def share_tables(folder: Path) -> None:
+def share_through(folder: Path) -> None:
     """From now on, :func:`shared` keeps this process's tables in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     _folders[:] = [folder]
@@ -32,7 +32,7 @@ def shared(
     """The tensors that ``make`` gives; of all processes that share a folder, one makes them.
 
     The others map its file: the kernel then holds one copy of it for all of them. What a process
-    changes is its own. Without :func:`share_tables` this is ``make()``.
+    changes is its own. Without :func:`share_through` this is ``make()``.
 
     Args:
         files: What the tensors are made from; a changed file makes other ones.

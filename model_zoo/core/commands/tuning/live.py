@@ -56,7 +56,7 @@ class Progress:
         self._ended.add(trial.expid)
         self._seconds.append(record.seconds)
         if self._live is None:
-            said = record.error[-1] if record.error else _metrics(trial, record)
+            said = record.error[-1] if record.error else _metrics(record)
             place = f"{len(self._ended)}/{self._total}  {trial.expid}  {trial.text()}"
             print(f"{place}  {record.status} on {record.device}: {said}", flush=True)
 
@@ -97,7 +97,7 @@ def _progress(trial: Trial, start: float, first: float) -> tuple[str, str, str]:
     return f"{epoch:g}/{epochs}", f"{best:.6f}", _duration(seconds)
 
 
-def _metrics(trial: Trial, record: Record) -> str:
+def _metrics(record: Record) -> str:
     metrics = record.metrics.get("valid", {})
     return " - ".join(f"{name}: {value:.6f}" for name, value in metrics.items())
 

@@ -55,7 +55,7 @@ def read_space(config_file: str | Path) -> Space:
         expid = f"{base.get('model')}_{dataset_id}"
     shared = {str(key): values for key, values in space.items()}
     names = _listed(shared.pop("dataset_id", dataset_id))
-    own = _models(file, base, shared)
+    own = _models(file, shared)
     seeds = _listed(shared.pop("seed")) if "seed" in shared else None
     problems = [f"{file}: tuner_space: seed: no values"] if seeds == [] else []
     varied: dict[str | None, dict[str, Values]] = {}
@@ -100,9 +100,7 @@ def _listed(values: Any) -> list[Any]:
     return values if isinstance(values, list) else [values]
 
 
-def _models(
-    file: Path, base: Mapping[str, Any], shared: dict[str, Any]
-) -> dict[str | None, dict[str, Any]]:
+def _models(file: Path, shared: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
     """The models that the space names, each with the space of its own, taken out of ``shared``."""
     if "model" not in shared:
         return {None: {}}

@@ -19,7 +19,7 @@ import torch
 from model_zoo.core.commands.config import check_experiment
 from model_zoo.core.commands.experiment import run_loaded
 from model_zoo.core.commands.tuning.records import TABLES, output_file, read_record, write_record
-from model_zoo.core.data.shared import share_tables
+from model_zoo.core.data.shared import share_through
 from model_zoo.core.errors import InputError, Interrupted
 from model_zoo.core.locks import held
 
@@ -53,7 +53,7 @@ def work(order: Order) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is for the tuner, which then ends its trials in good order
     _end_with_the_tuner()
-    share_tables(order.folder / TABLES)
+    share_through(order.folder / TABLES)
     if order.threads is not None:
         torch.set_num_threads(order.threads)
         os.environ["POLARS_MAX_THREADS"] = str(order.threads)
