@@ -220,6 +220,14 @@ def test_a_changed_configuration_is_noticed(raw: DatasetSpec) -> None:
     assert encode_dataset(spec("min_categr_count=2")).column("tags").max_len == 2
 
 
+@pytest.mark.parametrize("content", ["[1", "[]", '{"files": {}}'])
+def test_a_damaged_state_is_refused(raw: DatasetSpec, content: str) -> None:
+    Path("data/Shop").mkdir(parents=True)
+    Path("data/Shop/encoding.json").write_text(content)
+    with pytest.raises(InputError, match=r"encoding\.json: .*; delete it to encode again"):
+        encode_dataset(raw)
+
+
 def test_changed_training_data_is_noticed(raw: DatasetSpec) -> None:
     encode_dataset(raw)
     pl.DataFrame(ROWS | {"hour": [1, 2, 3, 4]}).write_parquet("raw/train.parquet")

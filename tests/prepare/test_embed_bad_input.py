@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ def truncated(path: Path) -> Path:
 def text(path: Path) -> Path:
     path.write_text("no such format")
     return path
+
+
+def damaged(path: Path) -> Iterator[Path]:
+    """A zip file that is cut short, one with another byte in it, and no zip file."""
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[content.index(b"NUMPY") + 200] ^= 255
+    for part in (content[:-10], bytes(changed), b"no such format"):
+        path.write_bytes(part)
+        yield path
 
 
 def ragged(path: Path) -> Path:
@@ -67,6 +77,7 @@ def with_value(value: float) -> npt.NDArray[np.float32]:
         ("v.h5", lambda p: p, {}, "v.h5: no such file"),
         ("v.csv", text, {}, "vectors in a '.csv' file; expected .h5"),
         ("v.npz", text, {}, "v.npz: not a readable npz file: "),
+        ("v.npz", lambda p: next(damaged(npz(p, a=IDS))), {}, "v.npz: not a readable npz file: "),
         ("v.npz", npz_of_objects, {}, "'title' (Python objects, which are never unpickled)"),
         ("v.npz", lambda p: npz(p, a=IDS), {}, "0 candidates for the vectors"),
         ("v.npy", text, {}, "v.npy: not a readable npy file: "),
@@ -81,7 +92,7 @@ def with_value(value: float) -> npt.NDArray[np.float32]:
         ("v.h5", lambda p: h5(p, values=np.ones((60, 5))), {}, "all vectors are equal"),
         ("v.h5", h5, {"column": "item_tags"}, "'item_tags' is there already; --replace"),
         ("v.h5", h5, {"column": "item_id"}, "'item_id' is the column of the ids"),
-        ("v.h5", h5, {"item_id": "itemid"}, "no column 'itemid'; found item_id, item_tags; did"),
+        ("v.h5", h5, {"item_id": "itemid"}, "no column 'itemid'; found item_id, item_tags (did"),
         ("v.h5", h5, {"names": ["a", "b"]}, "names a, b for 1 files"),
         ("v.h5", h5, {"vectors_keys": ["a", "b"]}, "--vectors-key has 2 values for 1 files"),
         ("v.h5", h5, {"projection": "none.npz"}, "none.npz: no such file"),
@@ -117,6 +128,10 @@ def test_a_map_made_for_other_vectors(item_info: Path, tmp_path: Path) -> None:
     assert "other.npz: not a saved projection" in problem(
         item_info, vectors=[wider], projection=other
     )
+    for broken in damaged(made):
+        assert f"{broken}: not a saved projection" in problem(
+            item_info, vectors=[wider], projection=broken
+        )
 
 
 LINES = [str(i) for i in IDS]

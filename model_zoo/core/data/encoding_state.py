@@ -12,6 +12,7 @@ from model_zoo.core.errors import InputError
 from model_zoo.core.files import sha256, write_aside
 
 STATE = "encoding.json"
+_PARTS = {"configuration", "vocabulary", "files"}  # of every version
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -43,11 +44,15 @@ def read_state(path: Path) -> dict[str, Any] | None:
         InputError: It cannot be read.
     """
     try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+        state: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: unreadable ({error}); delete it to encode again") from None
+    if not isinstance(state, dict) or not state.keys() >= _PARTS:
+        raise InputError(
+            f"{path}: expected {', '.join(sorted(_PARTS))} in it; delete it to encode again"
+        )
     return state
 
 

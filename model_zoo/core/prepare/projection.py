@@ -14,12 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
 
-from model_zoo.core.errors import InputError
+from model_zoo.core.errors import InputError, first_line
 from model_zoo.core.files import writing
+from model_zoo.core.prepare.vectors import NPZ_ERRORS
 
 _BLOCK = 8192  # rows in hand at a time
 _MIB = 1 << 20
@@ -76,16 +78,18 @@ class Projection:
         """
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file")
+        if not is_zipfile(path):
+            raise InputError(f"{path}: not a saved projection: cut short, or no npz file")
         try:
             with np.load(path, allow_pickle=False) as file:
                 made = cls(
                     str(file["column"]),
-                    file["names"].tolist(),
-                    file["widths"].tolist(),
+                    file["names"].ravel().tolist(),
+                    file["widths"].ravel().astype(np.int64).tolist(),
                     *(file[name] for name in ("mean", "scale", "components", "explained")),
                 )
-        except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
-            raise InputError(f"{path}: not a saved projection: {error}") from None
+        except NPZ_ERRORS as error:
+            raise InputError(f"{path}: not a saved projection: {first_line(error)}") from None
         shapes = made.mean.shape, made.scale.shape, made.components.shape[1:]
         if set(shapes) != {(sum(made.widths),)} or len(made.names) != len(made.widths):
             raise InputError(f"{path}: not a saved projection: widths {made.widths}, {shapes}")

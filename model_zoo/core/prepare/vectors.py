@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import h5py
 import numpy as np
@@ -36,7 +37,8 @@ _EXPECTED = {
     "vectors": "two dimensions (ids, width) of numbers",
 }
 # What a file's reader may raise because of the file's content.
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, BadZipFile, pa.ArrowException)
+NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, BadZipFile, ZlibError)
+_UNREADABLE = (*NPZ_ERRORS, pa.ArrowException)
 
 
 @dataclass(frozen=True)
