@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from model_zoo.core.errors import InputError
 from model_zoo.core.prepare.embed import embed
+from model_zoo.core.prepare.vectors import open_vectors
 from tests.prepare.embed_helpers import IDS, ITEMS, h5, problem, vectors
+
+LINES = [str(i) for i in IDS]
 
 
 def npz_of_objects(path: Path) -> Path:
@@ -110,6 +115,39 @@ def test_what_is_refused(
     assert expected in problem(item_info, vectors=[make(tmp_path / name)], **({"dim": 2} | options))
 
 
+def write_h5(path: Path) -> Path:
+    return h5(path)
+
+
+def write_npz(path: Path) -> Path:
+    return npz(path, item_id=IDS, v=vectors())
+
+
+def write_npy(path: Path) -> Path:
+    np.save(path, vectors())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("v.h5", write_h5), ("v.npz", write_npz), ("v.npy", write_npy)]
+)
+def test_a_changed_byte_is_no_traceback(
+    tmp_path: Path, name: str, write: Callable[[Path], Path]
+) -> None:
+    path, draw, refused = write(tmp_path / name), random.Random(0), 0
+    content = path.read_bytes()
+    for _ in range(150):
+        changed = bytearray(content)
+        for _ in range(draw.choice([1, 2, 4])):
+            changed[draw.randrange(min(2048, len(content)))] = draw.randrange(256)
+        path.write_bytes(bytes(changed))
+        try:
+            open_vectors(path, row_ids={ITEMS: LINES}).read(0, ITEMS)
+        except InputError:
+            refused += 1
+    assert refused
+
+
 def test_all_zero_vectors_are_no_vectors(item_info: Path, tmp_path: Path) -> None:
     file = h5(tmp_path / "v.h5", values=np.zeros((ITEMS, 4)))
     assert "only 0 items have a vector" in problem(item_info, vectors=[file], dim=2)
@@ -132,9 +170,6 @@ def test_a_map_made_for_other_vectors(item_info: Path, tmp_path: Path) -> None:
         assert f"{broken}: not a saved projection" in problem(
             item_info, vectors=[wider], projection=broken
         )
-
-
-LINES = [str(i) for i in IDS]
 
 
 @pytest.mark.parametrize(

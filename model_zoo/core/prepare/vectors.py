@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 from zipfile import BadZipFile
 from zlib import error as ZlibError
@@ -37,8 +38,8 @@ _EXPECTED = {
     "vectors": "two dimensions (ids, width) of numbers",
 }
 # What a file's reader may raise because of the file's content.
-NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, BadZipFile, ZlibError)
-_UNREADABLE = (*NPZ_ERRORS, pa.ArrowException)
+NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile, ZlibError)
+_UNREADABLE = (*NPZ_ERRORS, TokenError, pa.ArrowException)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 
 from model_zoo import FIRST_FOLDED, folded_name, get_folded
-from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
 from model_zoo.core.folded import FoldedFeature, FoldedModel
+from model_zoo.core.saved import read_saved
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.ids import Ids
 
@@ -76,25 +76,29 @@ def load_folded(path: str | os.PathLike[str], device: str | torch.device = "cpu"
     if Path(path).is_file() and not zipfile.is_zipfile(path):  # what torch.save writes
         raise InputError(f"{path}: not a readable folded model: cut short, or of another kind")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = read_saved(path, "folded model", device)
     except FileNotFoundError:
         raise InputError(f"{path}: no such folded model") from None
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a readable folded model: {first_line(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a folded model")
-    if content["version"] > VERSION:
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
         raise InputError(
-            f"{path}: version {content['version']}, expected at most {VERSION}: "
-            "it was folded by a newer release"
+            f"{path}: version {version}, expected at most {VERSION}: it was folded by a newer "
+            "release"
         )
-    state = content["calibration"]
     try:
-        folded = _build(content)
+        return _file(content)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: not a readable folded model: {error!r}") from None
+
+
+def _file(content: dict[str, Any]) -> FoldedFile:
+    state = content["calibration"]
     return FoldedFile(
-        folded=folded,
+        folded=_build(content),
         ids=Ids.from_state(content["ids"]),
         max_len=content["max_len"],
         calibration=None if state is None else Calibration.from_state(state),

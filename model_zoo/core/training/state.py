@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 
 from model_zoo.core.data.fingerprint import Fingerprint, differences
-from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.errors import InputError
 from model_zoo.core.files import through_link, write_aside
+from model_zoo.core.saved import read_saved
 
 # Settings that may differ between a training and its continuation.
 FREE_TO_CHANGE = {
@@ -67,10 +67,9 @@ def load_state(
         if not file.exists():
             continue
         try:
-            # Only tensors and plain values are read; a state is never unpickled beyond that.
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            unreadable.append(f"{file}: not a readable state: {first_line(error)}")
+            state = _read_state(file)
+        except InputError as error:
+            unreadable += error.problems
             logging.warning(unreadable[-1])
             continue
         _refuse_other_data(file, state.get("data"), data)
@@ -81,6 +80,13 @@ def load_state(
     if unreadable:
         raise InputError([*unreadable, "no state is left to resume from; train without --resume"])
     return None
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    state = read_saved(file, "state")
+    if not isinstance(state, dict) or "settings" not in state:
+        raise InputError(f"{file}: not a readable state: it has no settings")
+    return state
 
 
 def _refuse_other_data(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from model_zoo.core.errors import InputError, first_line
+from model_zoo.core.errors import InputError
+from model_zoo.core.saved import read_saved
 from model_zoo.core.training.numbers import numbers_state
 
 
@@ -24,13 +23,15 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """A state dict from a file, which is never unpickled beyond tensors."""
+    """A state dict from a file.
+
+    Raises:
+        InputError: If the file is missing, unreadable, or holds something else.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_saved(path, "checkpoint")
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; train it first") from None
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a readable checkpoint: {first_line(error)}") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: expected a state dict of tensors, found {type(state).__name__}")
     return state
