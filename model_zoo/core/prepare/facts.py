@@ -17,6 +17,7 @@ from model_zoo.core.data.numbers import Moments, moments_of_files
 from model_zoo.core.data.parquet import element_type, parquet_files, scan_file, scan_plain
 from model_zoo.core.data.schema import SPLITS, is_label_type
 from model_zoo.core.data.spec import DatasetSpec, FeatureSpec
+from model_zoo.core.prepare.id_columns import IdKind
 
 
 @dataclass(frozen=True)
@@ -67,40 +68,6 @@ class DatasetReport:
     numbers: dict[str, dict[str, Moments]] = field(default_factory=dict)  # feature -> file
 
 
-@dataclass(frozen=True)
-class _Ids:
-    """How ids of one kind are read: as one type in all files, nulls and padding left out.
-
-    Attributes:
-        dtype: The type.
-        padding: The value that is no id; None where all but null are ids.
-    """
-
-    dtype: type[pl.DataType]
-    padding: int | str | None
-
-    @classmethod
-    def of(cls, *dtypes: pl.DataType, padded: bool) -> _Ids:
-        if all(element_type(dtype).is_integer() for dtype in dtypes):
-            return cls(pl.Int64, 0 if padded else None)
-        return cls(pl.String, "")
-
-    def _real(self, value: pl.Expr) -> pl.Expr:
-        return value.is_not_null() if self.padding is None else value != self.padding
-
-    def one(self, name: str) -> pl.Expr:
-        """A column of ids, null where there is none."""
-        # Hashed 64-bit ids may be unsigned; wrapped they stay distinct.
-        value = pl.col(name).cast(self.dtype, wrap_numerical=True)
-        return pl.when(self._real(value)).then(value)
-
-    def many(self, name: str) -> pl.Expr:
-        """A column of lists of ids, empty where there are none."""
-        kind = pl.List(self.dtype)
-        values = pl.col(name).cast(kind, wrap_numerical=True)
-        return values.list.filter(self._real(pl.element())).fill_null(pl.lit([], dtype=kind))
-
-
 def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetReport:
     """Count everything the report says.
 
@@ -124,8 +91,8 @@ def describe_dataset(dataset: DatasetSpec, *, progress: bool = True) -> DatasetR
         schema[c] for schema in schemas.values() for c in (dataset.item_col, dataset.history_col)
     ]
     key_type = info.collect_schema()[dataset.item_col]
-    items = _Ids.of(key_type, *used, padded=not dataset.rebuild_dataset)
-    people = _Ids.of(*(s[user] for s in schemas.values() if user), padded=False)
+    items = IdKind.of(key_type, *used, padded=not dataset.rebuild_dataset)
+    people = IdKind.of(*(s[user] for s in schemas.values() if user), padded=False)
 
     quiet = not (progress and sys.stdout.isatty())
     with tqdm(total=2 * len(scans) + 2, disable=quiet, unit=" steps") as bar:
@@ -189,7 +156,7 @@ def _distinct(scan: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _read_rows(
-    scan: pl.LazyFrame, dataset: DatasetSpec, items: _Ids, user: str | None, people: _Ids
+    scan: pl.LazyFrame, dataset: DatasetSpec, items: IdKind, user: str | None, people: IdKind
 ) -> pl.DataFrame:
     """One short record for each row: ids, label, history length and hashes."""
     schema, roles = scan.collect_schema(), (user, dataset.item_col, dataset.history_col)
@@ -216,14 +183,14 @@ def _read_rows(
     ).collect(engine="streaming")
 
 
-def _read_items(info: pl.LazyFrame, dataset: DatasetSpec, items: _Ids) -> pl.DataFrame:
+def _read_items(info: pl.LazyFrame, dataset: DatasetSpec, items: IdKind) -> pl.DataFrame:
     """Each item's id and, for each list column, the hash of what it holds (null: nothing)."""
     schema = info.collect_schema()
     columns = {}
     for feature in dataset.features(of_items=True):
         name, kind = feature.name, feature.type
         if kind == "sequence":
-            ids = _Ids.of(schema[name], padded=not dataset.rebuild_dataset)
+            ids = IdKind.of(schema[name], padded=not dataset.rebuild_dataset)
             values = ids.many(name)
             something = values.list.len() > 0
         elif kind == "embedding":

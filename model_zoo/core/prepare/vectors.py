@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Literal
+from typing import Any
 from zipfile import BadZipFile
 from zlib import error as ZlibError
 
@@ -30,13 +30,9 @@ from model_zoo.core.prepare.arrow_tables import (
     refuse_repeats,
 )
 from model_zoo.core.prepare.ids_file import read_text_ids
+from model_zoo.core.prepare.vector_parts import EXPECTED, Role, pick, role_of
 
 _RowIds = Mapping[int, list[str]] | None
-_Role = Literal["ids", "vectors"]
-_EXPECTED = {
-    "ids": "one dimension of integers or strings",
-    "vectors": "two dimensions (ids, width) of numbers",
-}
 # What a file's reader may raise because of the file's content.
 NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile, ZlibError)
 _UNREADABLE = (*NPZ_ERRORS, TokenError, pa.ArrowException)
@@ -111,13 +107,13 @@ def _open_hdf5(
     path: Path, ids_key: str | None, vectors_key: str | None, item_id: str, row_ids: _RowIds
 ) -> Vectors:
     parts: dict[str, str] = {}
-    roles: dict[str, _Role | None] = {}
+    roles: dict[str, Role | None] = {}
 
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
             text = h5py.check_string_dtype(node.dtype) is not None
             parts[name] = f"{'string' if text else node.dtype} {node.shape}"
-            roles[name] = _role(node.dtype, node.shape, text=text)
+            roles[name] = role_of(node.dtype, node.shape, text=text)
 
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         try:
@@ -130,12 +126,12 @@ def _open_hdf5(
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-            key = _pick(path, parts, roles, "vectors", vectors_key, None)
+            key = pick(path, parts, roles, "vectors", vectors_key, None)
             rows, width = file[key].shape
             if row_ids is not None:
                 ids = _ids_by_row(path, rows, row_ids)
             else:
-                at = _pick(path, parts, roles, "ids", ids_key, item_id)
+                at = pick(path, parts, roles, "ids", ids_key, item_id)
                 stored = file[at].asstr() if h5py.check_string_dtype(file[at].dtype) else file[at]
                 ids = _strings(path, stored[:])
                 _check_lengths(path, at, len(ids), key, rows)
@@ -151,7 +147,7 @@ def _open_npz(
 ) -> Vectors:
     arrays: dict[str, npt.NDArray[Any]] = {}
     parts: dict[str, str] = {}
-    roles: dict[str, _Role | None] = {}
+    roles: dict[str, Role | None] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             for name in file.files:
@@ -164,15 +160,15 @@ def _open_npz(
                     continue
                 arrays[name] = array
                 parts[name] = f"{array.dtype} {array.shape}"
-                roles[name] = _role(array.dtype, array.shape, text=array.dtype.kind in "SU")
+                roles[name] = role_of(array.dtype, array.shape, text=array.dtype.kind in "SU")
     except _UNREADABLE as error:
         raise unreadable(path, "npz", error) from None
-    key = _pick(path, parts, roles, "vectors", vectors_key, None)
+    key = pick(path, parts, roles, "vectors", vectors_key, None)
     values = arrays[key]
     if row_ids is not None:
         ids = _ids_by_row(path, len(values), row_ids)
     else:
-        at = _pick(path, parts, roles, "ids", ids_key, item_id)
+        at = pick(path, parts, roles, "ids", ids_key, item_id)
         ids = _strings(path, arrays[at])
         _check_lengths(path, at, len(ids), key, len(values))
     return _from_array(path, key, ids, values)
@@ -183,7 +179,7 @@ def _open_npy(
 ) -> Vectors:
     values = _load_npy(path)
     if values.ndim != 2 or values.dtype.kind not in "iuf":
-        raise InputError(f"{path}: {values.dtype} {values.shape}; expected {_EXPECTED['vectors']}")
+        raise InputError(f"{path}: {values.dtype} {values.shape}; expected {EXPECTED['vectors']}")
     if ids_file is not None:
         ids = _read_ids(Path(ids_file), path, len(values), ids_key, item_id)
     elif row_ids is not None:
@@ -203,16 +199,16 @@ def _open_parquet(
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             parts = {field.name: str(field.type) for field in schema}
-            roles: dict[str, _Role | None] = {}
+            roles: dict[str, Role | None] = {}
             for field in schema:
-                by_list: _Role | None = "vectors" if is_number_list(field.type) else None
+                by_list: Role | None = "vectors" if is_number_list(field.type) else None
                 roles[field.name] = "ids" if is_id_type(field.type) else by_list
             # Lists of integers are tags or histories; they are vectors only if named so.
             floats = {f.name for f in schema if is_number_list(f.type, floating=True)}
-            key = _pick(path, parts, roles, "vectors", vectors_key, None, floats)
+            key = pick(path, parts, roles, "vectors", vectors_key, None, floats)
             at = None
             if row_ids is None:
-                at = _pick(path, parts, roles, "ids", ids_key, item_id)
+                at = pick(path, parts, roles, "ids", ids_key, item_id)
             table = file.read(columns=[key] if at is None else [at, key])
     except InputError:
         raise
@@ -230,43 +226,6 @@ def _from_array(path: Path, name: str, ids: list[str], values: npt.NDArray[Any])
     return Vectors(str(path), name, ids, values.shape[1], lambda start, stop: values[start:stop])
 
 
-def _role(dtype: np.dtype[Any], shape: tuple[int, ...], *, text: bool) -> _Role | None:
-    """What an array can be, by its type and shape; None: neither."""
-    if len(shape) == 1 and (text or dtype.kind in "iu"):
-        return "ids"
-    if len(shape) == 2 and shape[1] and dtype.kind in "iuf" and not text:
-        return "vectors"
-    return None
-
-
-def _pick(
-    path: Path,
-    parts: Mapping[str, str],
-    roles: Mapping[str, _Role | None],
-    role: _Role,
-    key: str | None,
-    preferred: str | None,
-    candidates: set[str] | None = None,
-) -> str:
-    """The name of the part that holds the ids, or the vectors."""
-    listed = ", ".join(f"'{name}' ({text})" for name, text in parts.items()) or "nothing"
-    if key is not None:
-        if key not in parts:
-            raise InputError(f"{path}: no '{key}' for the {role}; the file holds {listed}")
-        if roles[key] != role:
-            raise InputError(f"{path}: '{key}' is {parts[key]}; expected {_EXPECTED[role]}")
-        return key
-    fitting = [n for n, r in roles.items() if r == role and (candidates is None or n in candidates)]
-    if preferred in fitting:
-        return str(preferred)
-    if len(fitting) != 1:
-        raise InputError(
-            f"{path}: {len(fitting)} candidates for the {role} ({_EXPECTED[role]}); name one "
-            f"with --{role}-key: the file holds {listed}"
-        )
-    return fitting[0]
-
-
 def _load_npy(path: Path) -> npt.NDArray[Any]:
     """An npy file mapped into memory: read when looked at. It refuses objects by itself."""
     try:
@@ -282,8 +241,8 @@ def _read_ids(path: Path, vectors: Path, rows: int, key: str | None, item_id: st
     if path.suffix.lower() != ".npy":
         return read_text_ids(path, vectors, rows, key=key, item_id=item_id)
     ids = _load_npy(path)
-    if _role(ids.dtype, ids.shape, text=ids.dtype.kind in "SU") != "ids":
-        raise InputError(f"{path}: {ids.dtype} {ids.shape}; expected {_EXPECTED['ids']}")
+    if role_of(ids.dtype, ids.shape, text=ids.dtype.kind in "SU") != "ids":
+        raise InputError(f"{path}: {ids.dtype} {ids.shape}; expected {EXPECTED['ids']}")
     _check_lengths(vectors, str(path), len(ids), vectors.name, rows)
     return _strings(path, ids)
 
