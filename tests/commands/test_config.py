@@ -87,6 +87,7 @@ def test_the_paper_is_shipped_as_published() -> None:
         ("history_col=item_id", "the history column 'item_id' must have type meta"),
         ("learning_rate", "--set learning_rate: expected key=value"),
         ("epochs={", "--set epochs={: the value is not YAML"),
+        ("epochs=\x06", "--set epochs=\x06: the value is not YAML"),
     ],
 )
 def test_mistakes_are_explained(override: str, expected: str) -> None:
@@ -142,6 +143,7 @@ def test_one_entry_may_describe_several_columns(workspace: Path) -> None:
     ("content", "expected"),
     [
         ("QIN_test: [1, 2", "not valid YAML"),
+        ("QIN_test: \x06", "not valid YAML"),
         ("- 1", "expected a mapping at the top level"),
         ("QIN_test: 3", "QIN_test: expected a mapping, found 3"),
         ("QIN_test: !!python/object/apply:os.getcwd []", "not valid YAML"),

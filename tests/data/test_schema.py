@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from model_zoo.core.commands.config import load_experiment
+from model_zoo.core.data.file_check import open_checked
 from model_zoo.core.data.schema import check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
@@ -191,6 +192,20 @@ def test_a_truncated_file(workspace: Path, kept: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     assert "train.parquet: not a readable parquet file" in problems()[0]
+
+
+def test_a_changed_byte_of_the_footer(tmp_path: Path) -> None:
+    """Polars panics at some, which is no ``Exception``."""
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user": ["a", "b"], "views": [1, 2]}).write_parquet(path)
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little")
+    found: list[str] = []
+    for place in range(len(content) - 8 - footer, len(content) - 8):
+        path.write_bytes(content[:place] + b"\x11" + content[place + 1 :])
+        found += open_checked(str(path), [], None)[1]
+    assert found
+    assert all(problem.startswith(f"{path}: not a readable parquet file: ") for problem in found)
 
 
 def test_missing_files_are_all_named(workspace: Path) -> None:

@@ -300,7 +300,9 @@ def test_all_problems_at_once(info: Path, metadata: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.parquet", "m.csv"])
-@pytest.mark.parametrize("content", [None, b"", b"PAR1", b"item_id,views\n1,2\n1,2,3\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"PAR1", b"item_id,views\n1,2\n1,2,3\n", b"item_id,views,\x9e\n1,2,3\n"]
+)
 def test_files_that_are_none(info: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
     file = tmp_path / name
     if content is not None:

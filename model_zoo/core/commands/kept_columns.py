@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.csv_rows import csv_header, csv_texts, require_once
 from model_zoo.core.data.parquet import element_type, scan_file
-from model_zoo.core.data.readable import readable, unreadable
+from model_zoo.core.data.readable import READER_ERRORS, readable, unreadable
 from model_zoo.core.data.text_files import DELIMITERS, table_suffix
 from model_zoo.core.errors import InputError, suggestion
 
@@ -59,7 +59,7 @@ class KeptColumns:
             else:
                 schema = scan_file(self.source).collect_schema()
                 found = schema.names()
-        except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
+        except READER_ERRORS as error:
             raise unreadable(self.source, table_suffix(self.source)[1:], error) from None
         problems = []
         for name in self.names:

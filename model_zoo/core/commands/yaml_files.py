@@ -82,13 +82,11 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise InputError(f"--set {override}: expected key=value")
-        loader = _Loader(value)
         try:
+            loader = _Loader(value)
             changes[key] = loader.get_single_data()
         except (yaml.YAMLError, RecursionError):
             raise InputError(f"--set {override}: the value is not YAML") from None
-        finally:
-            loader.dispose()
         if loader.twice:
             raise InputError(f"--set {override}: {loader.twice[0][0]!r} is written twice")
         if key in NAME_KEYS and isinstance(changes[key], Hashable) and changes[key] is not None:
@@ -158,8 +156,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise InputError(f"{path}: not UTF-8 text: {error}") from None
     content: Any = None
     lines: dict[str, int] = {}
-    loader = _Loader(text, path.name)
     try:
+        loader = _Loader(text, path.name)
         root = loader.get_single_node()
         if loader.twice:
             raise InputError([_written_twice(path, *place) for place in loader.twice])
@@ -172,8 +170,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
         raise InputError(f"{path}: not valid YAML: nested too deeply") from None
-    finally:
-        loader.dispose()
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping at the top level")
     return {str(key): value for key, value in content.items()}, lines

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from model_zoo.core.data.cell_text import EXPECTED, LISTS, TYPES, read_lists, read_numbers, shown
 from model_zoo.core.data.list_columns import expected_list
-from model_zoo.core.data.readable import unreadable
+from model_zoo.core.data.readable import READER_ERRORS, unreadable
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.data.text_files import DELIMITERS, open_text, require_utf8, table_suffix
 from model_zoo.core.errors import InputError
@@ -62,7 +62,7 @@ def csv_to_parquet(source: Path, target: Path, dataset: DatasetSpec) -> None:
                     found[name] = (*before[:3], before[3] + len(rows))
                 writer.write_table(table.to_arrow().cast(schema))
                 start += len(text)
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
+    except READER_ERRORS as error:
         raise unreadable(source, "csv", error) from None
     if found:
         raise InputError(

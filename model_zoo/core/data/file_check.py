@@ -6,7 +6,7 @@ import polars as pl
 
 from model_zoo.core.data.list_columns import text_list_problems
 from model_zoo.core.data.parquet import TEXT_TYPES, is_text_list, plain, scan_file, type_fits
-from model_zoo.core.data.readable import unreadable
+from model_zoo.core.data.readable import READER_ERRORS, unreadable
 from model_zoo.core.data.rules import ROW, Rule, expected_type
 from model_zoo.core.data.spec import FeatureSpec
 
@@ -22,7 +22,7 @@ def open_checked(
     try:
         scan = scan_file(path)
         schema = scan.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except READER_ERRORS as error:
         return None, unreadable(path, "parquet", error).problems
     names = {feature.name for feature in expected}
     missing = [feature for feature in expected if feature.name not in schema]
@@ -77,7 +77,7 @@ def apply_rules(
             for i, rule in enumerate(rules)
             if counts[str(i)]
         ]
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except READER_ERRORS as error:
         return {}, unreadable(path, "parquet", error).problems
 
 

@@ -11,6 +11,15 @@ import pyarrow as pa
 
 from model_zoo.core.errors import InputError, first_line
 
+# What polars and pyarrow raise for damaged files; polars "panics" at some of them.
+READER_ERRORS = (
+    pa.ArrowException,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    OSError,
+    UnicodeError,
+)
+
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
@@ -21,10 +30,10 @@ def readable(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
+    except READER_ERRORS as error:
         raise unreadable(path, "parquet", error) from None
 
 
-def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
+def unreadable(path: str | Path, kind: str, error: BaseException) -> InputError:
     """The error to raise in place of a reader's: file, kind, and what the reader says in a line."""
     return InputError(f"{path}: not a readable {kind} file: {first_line(error)}")

@@ -46,14 +46,14 @@ def read_table(path: Path, key: str, columns: list[str] | None) -> pa.Table:
                 parse_options=pc.ParseOptions(delimiter=separator, newlines_in_values=True),
                 convert_options=pc.ConvertOptions(column_types={key: pa.string()}),
             )
+            if columns is not None:
+                require(path, table.column_names, columns)
+                table = table.select(columns)
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         kind = "parquet" if separator is None else table_suffix(path)[1:]
         raise unreadable(path, kind, error) from None
-    if columns is not None:
-        require(path, table.column_names, columns)
-        table = table.select(columns)
     if key in table.column_names:
         trimmed = compute.utf8_trim_whitespace(table[key])
         table = table.set_column(table.column_names.index(key), key, trimmed)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from model_zoo.core.data.parquet import parquet_files, scan_file
-from model_zoo.core.data.readable import unreadable
+from model_zoo.core.data.readable import READER_ERRORS, unreadable
 from model_zoo.core.data.text_files import (
     COMPRESSIONS,
     open_text,
@@ -93,7 +93,7 @@ def _read(
         if form == "parquet":
             return scan_file(path).select(wanted).collect(engine="streaming")
         return _read_text(path, form, wanted)
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError) as error:
+    except READER_ERRORS as error:
         raise unreadable(path, form, error) from error
 
 
