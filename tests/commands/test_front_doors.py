@@ -69,6 +69,15 @@ def test_a_labelled_test_split_is_evaluated(workspace: Path) -> None:
     assert "[test] AUC: 0." in Path("config.csv").read_text()
 
 
+def test_a_wrong_oracle_is_refused_before_the_training(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/MicroLens_demo/oracle.parquet").write_bytes(b"PAR1")
+    assert run_expid.main(ARGUMENTS) == 2
+    assert "oracle.parquet: not a readable parquet file" in capsys.readouterr().err
+    assert not {name for name in files(workspace) if name.endswith((".model", ".state", ".log"))}
+
+
 def test_training_is_repeatable_by_seed(workspace: Path) -> None:
     first, second, other = (
         run_experiment("config", "QIN_test", overrides=[f"seed={seed}"]) for seed in (1, 1, 2)

@@ -10,14 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.torch_utils import get_device, seed_everything
 from fuxictr.utils import print_to_json
-from sklearn.metrics import roc_auc_score
 
 from model_zoo import get_model
 from model_zoo.core.commands.config import Experiment, load_experiment
@@ -33,7 +31,7 @@ from model_zoo.core.data.fingerprint import fingerprint
 from model_zoo.core.data.item_table import load_item_table
 from model_zoo.core.data.loader import make_loader
 from model_zoo.core.data.numbers import factor_of, fit_numbers
-from model_zoo.core.data.parquet import scan_file
+from model_zoo.core.data.oracle import best_auc
 from model_zoo.core.data.schema import SPLITS, UNLABELLED, SplitSummary, check_dataset
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
@@ -129,6 +127,7 @@ def _run(
     wait_for_all()
     configured = experiment.dataset
     experiment, splits = prepare_dataset(experiment)
+    best = best_auc(configured.oracle) if configured.oracle else None
     params = experiment.params
     settings = {**params, "processes": world_size()}
 
@@ -165,8 +164,8 @@ def _run(
 
     logging.info("****** Validation evaluation ******")
     results = {"valid": model.evaluate(valid)}
-    if experiment.dataset.oracle and "AUC" in results["valid"]:
-        logging.info(compare_with_oracle(experiment.dataset, results["valid"]["AUC"]))
+    if best is not None and "AUC" in results["valid"]:
+        logging.info(_beside_the_best(results["valid"]["AUC"], best))
     if "test" in splits and splits["test"].unlabelled:
         logging.warning(UNLABELLED, splits["test"].unlabelled)
     if "test" in splits and splits["test"].labelled:
@@ -276,14 +275,10 @@ def report_device(gpu: int) -> None:
         logging.info("CUDA is not available: --gpu %d runs on the CPU", gpu)
 
 
-def compare_with_oracle(dataset: DatasetSpec, auc: float) -> str:
+def _beside_the_best(auc: float, best: float) -> str:
     """The valid AUC beside the best that any model can reach on generated data."""
-    oracle = scan_file(str(dataset.oracle)).filter(pl.col("split") == "valid").collect()
-    best = float(roc_auc_score(oracle["label"], oracle["probability"]))
-    share = (auc - 0.5) / (best - 0.5)
-    return (
-        f"[Oracle] valid AUC {auc:.6f}, best reachable {best:.6f}: {share:.1%} of the way from 0.5"
-    )
+    both = f"[Oracle] valid AUC {auc:.6f}, best reachable {best:.6f}"
+    return f"{both}: {(auc - 0.5) / (best - 0.5):.1%} of the way from 0.5" if best > 0.5 else both
 
 
 def _require_an_evaluation(params: Mapping[str, Any], steps_per_epoch: int) -> None:
