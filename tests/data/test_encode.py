@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
@@ -275,6 +276,20 @@ def test_raw_files_are_checked(
     with pytest.raises(InputError) as error:
         check_dataset(raw)
     assert any(expected in problem for problem in error.value.problems)
+
+
+@pytest.mark.parametrize(("name", "column"), [("train", "city"), ("item_info", "tags")])
+def test_damage_in_a_column_of_any_value_is_found(raw: DatasetSpec, name: str, column: str) -> None:
+    path = Path(f"raw/{name}.parquet")
+    group = pq.read_metadata(path).row_group(0)
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    chunk = next(c for c in chunks if c.path_in_schema.split(".")[0] == column)
+    content = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=rf"{name}\.parquet: not a readable parquet file"):
+        check_dataset(raw)
 
 
 def test_csv_rows_with_text_ids_are_scored_or_named(raw: DatasetSpec) -> None:

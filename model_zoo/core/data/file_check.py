@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from model_zoo.core.data.list_columns import text_list_problems
@@ -62,13 +64,22 @@ def _expected(feature: FeatureSpec, schema: pl.Schema) -> str:
 
 
 def apply_rules(
-    path: str, scan: pl.LazyFrame, rules: list[Rule], totals: list[pl.Expr] | None = None
+    path: str,
+    scan: pl.LazyFrame,
+    rules: list[Rule],
+    totals: Sequence[pl.Expr] = (),
+    *,
+    columns: Sequence[str] = (),
 ) -> tuple[dict[str, int], list[str]]:
-    """Counts of rows (and of ``totals``), and one problem for each broken rule."""
+    """Counts of rows (and of ``totals``), and one problem for each broken rule.
+
+    ``columns`` are read to their ends even where no rule names them, to find damage.
+    """
     counters = [rule.bad.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)]
+    counters += [pl.col(name).null_count().alias(f"{ROW}{name}") for name in columns]
     try:
         counts = (
-            scan.select(pl.len().alias("rows"), *counters, *(totals or []))
+            scan.select(pl.len().alias("rows"), *counters, *totals)
             .collect(engine="streaming")
             .row(0, named=True)
         )

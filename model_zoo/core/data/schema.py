@@ -130,7 +130,7 @@ def _check_items(dataset: DatasetSpec) -> tuple[int, list[str]]:
         rules += column_rules(feature, schema[feature.name], encoded=encoded)
         if not dataset.rebuild_dataset:
             rules += padding_rules(feature, schema[feature.name])
-    counts, found = apply_rules(path, scan, rules)
+    counts, found = apply_rules(path, scan, rules, columns=[f.name for f in expected])
     problems += found
     rows = int(counts.get("rows", 0))
     if counts and not rows:
@@ -186,7 +186,9 @@ def _check_file(
     others = [*dataset.features(of_items=False), *dataset.meta_columns()]
     ignored = [c.name for c in dataset.feature_cols if not c.active]
     allowed = None if scoring else [*ignored, label]
-    scan, problems = open_checked(path, [target, history, *others], allowed)
+    expected = [target, history, *others]
+    columns = [feature.name for feature in expected]
+    scan, problems = open_checked(path, expected, allowed)
     if scan is None:
         return None, problems
     schema = scan.collect_schema()
@@ -206,7 +208,7 @@ def _check_file(
         encoded = not dataset.rebuild_dataset
         rules += column_rules(feature, schema[feature.name], encoded=encoded)
     if scoring or label not in schema:
-        counts, found = apply_rules(path, scan, rules)
+        counts, found = apply_rules(path, scan, rules, columns=columns)
         return (SplitSummary(int(counts["rows"]), None) if counts else None), [*problems, *found]
     value = pl.col(label).cast(pl.Float64, strict=False)
     label_rules = [
@@ -223,7 +225,7 @@ def _check_file(
         ]
     elif not test:
         problems.append(wrong_type(path, label, schema[label], "numbers"))
-    counts, found = apply_rules(path, scan, rules, totals)
+    counts, found = apply_rules(path, scan, rules, totals, columns=columns)
     problems += found
     if not counts:
         return None, problems
