@@ -73,11 +73,13 @@ def apply_rules(
 ) -> tuple[dict[str, int], list[str]]:
     """Counts of rows (and of ``totals``), and one problem for each broken rule.
 
-    ``columns`` are read to their ends even where no rule names them, to find damage.
+    ``columns`` that no rule names are read to their ends, too, to find damage.
     """
     counters = [rule.bad.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)]
-    counters += [pl.col(name).null_count().alias(f"{ROW}{name}") for name in columns]
+    others = set(columns) - {rule.column for rule in rules}
     try:
+        if others:  # from the file itself: in the scan, a wrong list written as text raises
+            scan_file(path).select(pl.col(*others).null_count()).collect(engine="streaming")
         counts = (
             scan.select(pl.len().alias("rows"), *counters, *totals)
             .collect(engine="streaming")
