@@ -23,7 +23,7 @@ class Summed(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = function.overloadpacket.__name__
-        if name.startswith(("index_add", "embedding_dense_backward")):
-            if args[0].is_floating_point():
-                self.dtypes.append(args[0].dtype)
+        adds = name.startswith(("index_add", "embedding_dense_backward"))
+        if adds and args[0].is_floating_point():
+            self.dtypes.append(args[0].dtype)
         return function(*args, **(kwargs or {}))

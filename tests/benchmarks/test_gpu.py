@@ -21,6 +21,16 @@ from tests.conftest import ROOT
 
 QUICK = ["--device", "cpu", "--quick"]
 # FuxiCTR and the package are imported as if Ray were not installed.
+CHECKS = [
+    "formulas",
+    *(
+        f"{kind}, {model}{recorded}"
+        for kind in ("steps", "waits")
+        for recorded in ("", ", recorded")
+        for model in ("QIN", "QIN+")
+    ),
+    *("resume", "loading"),
+]
 WITHOUT_RAY = """
 import importlib.util, sys
 found = importlib.util.find_spec
@@ -53,7 +63,7 @@ def test_the_checks_hold_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "gpu.json"
     assert main([*QUICK, "--checks", "--output", str(path)]) == 0
     found = json.loads(path.read_text())
-    assert list(found["checks"]) == ["formulas", "steps", "waits", "resume", "loading"]
+    assert list(found["checks"]) == CHECKS
     assert all(check["holds"] for part in found["checks"].values() for check in part)
     assert found["left out"] == []
     assert "FAIL" not in capsys.readouterr().out
@@ -74,7 +84,7 @@ def test_a_wrong_gradient_and_an_error_are_failures(
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(checks, "exact", wrong)
-    monkeypatch.setitem(checks.CHECKS, "steps", broken)
+    monkeypatch.setitem(checks.CHECKS, "steps, QIN", broken)
     path = tmp_path / "gpu.json"
     assert main([*QUICK, "--checks", "--output", str(path)]) == 1
     found = json.loads(path.read_text())
@@ -84,7 +94,7 @@ def test_a_wrong_gradient_and_an_error_are_failures(
         for update in ("dense", "lazy")
         for history in ("packed", "padded")
     ]
-    assert found["errors"] == {"steps": "RuntimeError: no such kernel"}
+    assert found["errors"] == {"steps, QIN": "RuntimeError: no such kernel"}
     assert "loading" in found["checks"]
     assert "FAIL RuntimeError: no such kernel" in capsys.readouterr().out
 
@@ -92,13 +102,7 @@ def test_a_wrong_gradient_and_an_error_are_failures(
 def test_parts_without_time_are_named(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     assert main([*QUICK, "--checks", "--output", str(path), "--minutes", "0"]) == 0
-    assert json.loads(path.read_text())["left out"] == [
-        "formulas",
-        "steps",
-        "waits",
-        "resume",
-        "loading",
-    ]
+    assert json.loads(path.read_text())["left out"] == ["machine", *CHECKS]
 
 
 def test_a_recorded_scorer_answers_as_the_scorer_does(
@@ -145,7 +149,8 @@ def test_everything_runs_without_ray(tmp_path: Path) -> None:
     assert "Ray is not installed: a stand-in takes its place" in done.stdout
     found = json.loads(path.read_text())
     assert "errors" not in found
-    assert {"rates", "steps of 64 rows", "steps of 128 rows", "requests"} <= set(found)
+    steps = {"steps of 64 rows", "steps of 128 rows", "steps of other models"}
+    assert {"rates", "requests", *steps} <= set(found)
     assert found["epochs, bf16"]["rows sent ahead"]["rows/s"] > 0
     assert len(found["profile, bf16"]["kernels, us a step"]) == 10
     assert "| steps of 64 rows | ms | noise | rows/s |" in done.stdout
