@@ -16,7 +16,8 @@ from benchmarks.official import Batch, draw_batch
 from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from tests.oracles import PlainQIN
 
-# How far probabilities, losses and gradients may be from float64, relative to their size.
+# How far probabilities (root mean square), losses and gradients (both relative to their size) may
+# be from float64.
 ALLOWED = {"fp32": (1e-5, 1e-4, 1e-3), "bf16": (3e-2, 2e-2, 2e-1)}
 # Whose steps are checked, with what they need to use all that they have.
 MODELS: dict[str, dict[str, Any]] = {"QIN": {}, "QIN+": {"contrast": 0.5}}
@@ -88,7 +89,7 @@ def formulas(folder: str, size: Size, device: torch.device) -> list[Check]:
                 model.zero_grad()
                 probability = output["y_pred"].detach().double().cpu()
                 found = (
-                    float((probability - expected.probability).abs().max()),
+                    float((probability - expected.probability).square().mean().sqrt()),
                     abs(float(loss.detach()) / float(expected.loss) - 1),
                     distance(gradient, expected.gradient),
                 )

@@ -6,8 +6,7 @@
 It needs torch 2.9, FuxiCTR and polars with what they bring; where Ray is missing, which FuxiCTR
 imports and nothing here uses, a stand-in takes its place. Every figure goes to the JSON file as
 soon as it is there, and those that compare variants to a table at the end. Exit code 0: all checks
-hold; 1: one
-does not; 2: there is no CUDA device. ``--quick`` does everything once on small sizes, also on the
+hold; 1: one does not, or a part failed; 2: there is no CUDA device. ``--quick`` does everything once on small sizes, also on the
 CPU, where its times mean nothing.
 
 METHOD
@@ -16,12 +15,12 @@ Data is random and fresh: MicroLens_1M's sizes (91,718 items, histories with the
 challenge's lengths), other rows in each of the batches that take turns.
 
 Checks compare with the plain formulas of ``tests/oracles.py`` in float64 on the CPU, with the
-same weights and without dropout: probabilities, losses and gradients (the distance of all
-gradients together relative to their length) in each precision, for packed and padded histories,
-dense and lazy tables; the losses of steps; recorded steps against plain ones; a resumed training
-bit for bit against an uninterrupted one, with dropout, under torch's deterministic algorithms;
-batches sent ahead on another stream, and rows kept on the device, against the loader's on the CPU;
-steps under torch's refusal to synchronise.
+same weights and without dropout: probabilities (their root mean square distance), losses and
+gradients (the distance of all together relative to their length) in each precision, for packed
+and padded histories, dense and lazy tables; the losses of steps of QIN and QIN+; recorded steps
+against plain ones; a resumed training bit for bit against an uninterrupted one, with dropout,
+under torch's deterministic algorithms; batches sent ahead on another stream, and rows kept on the
+device, against the loader's on the CPU; steps under torch's refusal to synchronise.
 
 A time is taken between two CUDA events around several steps, after warm-up steps (in which torch
 compiles, chooses and records), so that queued work overlaps as in a training; the median over the

@@ -98,7 +98,7 @@ def table(content: dict[str, Any]) -> str:
         lines += ["", f"| {part} | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
         lines += [
-            f"| {name} | " + " | ".join(f"{value:,.3g}" for value in line.values()) + " |"
+            f"| {name} | " + " | ".join(map(_rounded, line.values())) + " |"
             for name, line in found.items()
         ]
     return "\n".join(lines)
@@ -108,3 +108,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

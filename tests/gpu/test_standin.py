@@ -76,6 +76,11 @@ KNOWN = [
         "history items of weight 0 are left out; the scores go to the CPU right after",
     ),
     Known(
+        "model_zoo/*",
+        ("*, served",),
+        "a request waits for its own answer, and a change of items for its check",
+    ),
+    Known(
         "model_zoo/*:weighted_sums bincount",
         ("folded, rows*",),
         "right after the wait above",
