@@ -3,11 +3,11 @@
     python -m benchmarks.gpu --output gpu.json
     python -m benchmarks.gpu --device cpu --quick
 
-It needs torch 2.9, FuxiCTR and polars with what they bring; where Ray is missing, which FuxiCTR
-imports and nothing here uses, a stand-in takes its place. Every figure goes to the JSON file as
-soon as it is there, and those that compare variants to a table at the end. Exit code 0: all checks
-hold; 1: one does not, or a part failed; 2: there is no CUDA device. ``--quick`` does everything
-once on small sizes, also on the CPU, where its times mean nothing.
+It needs torch 2.9, FuxiCTR, polars and pydantic with what they bring; where Ray is missing, which
+FuxiCTR imports and nothing here uses, a stand-in takes its place. Every figure goes to the JSON
+file as soon as it is there, and those that compare variants to a table at the end. Exit code 0:
+all checks hold; 1: one does not, or a part failed; 2: there is no CUDA device. ``--quick`` does
+everything once on small sizes, also on the CPU, where its times mean nothing.
 
 METHOD
 
