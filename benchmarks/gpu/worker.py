@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.gpu.ray_standin import stand_in_for_ray
 
-_ENDS_WITHIN = 10.0  # seconds that a process is given to end by itself
+_ENDS_WITHIN = 5.0  # seconds that a process is given to end by itself
 
 
 class PartError(Exception):
@@ -73,14 +73,14 @@ class Worker:
             code = self._end(wait=_ENDS_WITHIN)
             raise PartError(f"its process died with exit code {code}") from None
         if not succeeded:
-            self._end(wait=0.0)
+            self._end(wait=_ENDS_WITHIN)
             raise PartError(result)
         return result
 
     def stop(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._end(wait=0.0)
+            self._end(wait=_ENDS_WITHIN)
 
     def _start(self) -> None:
         # A fork would have a CUDA that cannot be used.
@@ -91,13 +91,13 @@ class Worker:
         theirs.close()  # so that its death shows as the end of the pipe
 
     def _end(self, *, wait: float) -> int | None:
-        """Forget the process; its exit code."""
+        """Forget the process, which ends with its pipe or after ``wait`` seconds; its exit code."""
         process, pipe = self._process, self._pipe
         self._process = self._pipe = None
+        pipe.close()
         process.join(wait)
         process.kill()
         process.join(_ENDS_WITHIN)
-        pipe.close()
         code: int | None = process.exitcode
         return code
 

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.gpu import checks, made, main, measures
+from benchmarks.gpu import checks, command, made, main, measures
 from benchmarks.official import MAX_LEN
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
@@ -138,6 +139,31 @@ def test_a_recorded_scorer_answers_as_the_scorer_does(
         context = dict.fromkeys(model.row_features, ids % 7 + 1)
         expected = scorer.score(history, ids, context)
         torch.testing.assert_close(recorded(history, ids, context), expected)
+
+
+@pytest.mark.parametrize("broken", [None, "bf16, cuda_graph"])
+def test_a_variant_that_fails_takes_no_other_with_it(broken: str | None) -> None:
+    """Together they are measured first; one by one only if that has no result."""
+    content: dict[str, Any] = {}
+
+    def tried(part: str, note: Any, run: Any, *values: Any) -> Any:
+        return {"works": True}
+
+    def measured(part: str, run: Any, *values: Any) -> Any:
+        if run is not measures.steps:
+            return None
+        *_, settings = values
+        if broken in settings:
+            content.setdefault("errors", {})[part] = "it broke"
+            return None
+        return {name: {"ms": 10.0 - len(name)} for name in settings}
+
+    report = SimpleNamespace(content=content, figures=None)
+    best, settings = command._steps(tried, measured, report, made.QUICK, torch.device("cpu"))
+    assert best == "bf16, compile, cuda_graph"
+    assert settings[best] == {"precision": "bf16", "compile": True, "cuda_graph": True}
+    parts = ["steps of 64 rows", "steps of 64 rows, bf16, cuda_graph"]
+    assert list(content.get("errors", {})) == (parts if broken else [])
 
 
 @pytest.mark.slow
