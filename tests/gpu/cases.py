@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 
 from model_zoo.core.commands.folding import add_unknown
+from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
 from model_zoo.core.serving.scorer import Scorer
@@ -159,14 +160,16 @@ def served(report: Report, device: StandIn, folder: Path, *, name: str) -> None:
         items = {key: row for row, key in enumerate("abcdefghijk", start=1)}
         ids = Ids("item_id", items, len(items) + 1, vocabulary, {}, {"price": 0.5})
         add_unknown(product, ids)
-        scorer = Scorer(FoldedFile(product, ids, max_len=3))
+        map_of = [torch.tensor(values).double() for values in ([-1.0, 0.0, 1.0], [0.2, 0.5, 0.8])]
+        calibration = Calibration("isotonic", *map_of)
+        scorer = Scorer(FoldedFile(product, ids, 3, calibration))
         device.waits.clear()
         scorer.add_items(["new"], {"tags": [[1, 2, 0]]})
         scorer.update_items(["a", "b"], {"price": [1.0, 2.0]})
         values = {key: value[:3] for key, value in rows(3).batch().items()}
         context = {feature.name: values[feature.name] for feature in product.row_features}
         candidates, history = ["a", "new", "unseen"], ["b", "c", "new"]
-        one = scorer.score(history, candidates, context, explain=True)
+        one = scorer.score(history, candidates, context, calibrated=True, explain=True)
         few = [UserRequest(of, candidates, context) for of in (history, [], ["k"])]
         twice = {name: torch.cat([value, value]) for name, value in context.items()}
         many = [UserRequest(of, candidates * 2, twice) for of in (history, ["k"])]
