@@ -20,7 +20,9 @@ from benchmarks.suite.store import Line, Store, best_trial
 from model_zoo.core.commands.cli import run_command
 from model_zoo.core.commands.experiment import prepare_dataset
 from model_zoo.core.commands.submission import write_submission
+from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
+from model_zoo.core.locks import held
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,14 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs {arguments.jobs}: expected at least 1")
     suite = load_suites()[arguments.suite]
     store = Store(arguments.out / f"{arguments.suite}.jsonl")
     if arguments.predict:
-        predict(suite, store, arguments.out, arguments.config, arguments.datasets)
+        for dataset in arguments.datasets:
+            plan = Plan(arguments.suite, suite, dataset, arguments.config, arguments.rows)
+            predict(plan, store, arguments.out)
         return
     if not arguments.report:
         signal.signal(signal.SIGTERM, _interrupt)  # ends the runs too
-        run_suite(arguments, suite, store)
+        with held(store.path.with_suffix(".lock"), str(store.path)):
+            run_suite(arguments, suite, store)
     write_report(arguments.suite, suite, store, arguments.out)
 
 
@@ -88,7 +95,7 @@ def run_suite(arguments: argparse.Namespace, suite: Suite, store: Store) -> None
                 if best is None:
                     continue  # all have failed, as the report says
                 chosen = best["settings"]
-            runner.run(plan.seeds(row, arguments.seeds, chosen))
+            runner.run(plan.seeds(row, list(dict.fromkeys(arguments.seeds)), chosen))
             write_report(arguments.suite, suite, store, arguments.out)
 
 
@@ -102,26 +109,33 @@ def write_report(name: str, suite: Suite, store: Store, out: Path) -> None:
     draw(suite, results, out / f"{name}.png")
 
 
-def predict(suite: Suite, store: Store, out: Path, config: str, datasets: Sequence[str]) -> None:
-    """Write ``<out>/predictions/<data set>_<name>_<seed>.zip`` for each reported run."""
-    lines = store.lines()
-    for dataset in datasets:
-        for result in results_of(suite, lines, dataset):
-            for seed, line in result.runs.items():
-                stem = f"{dataset}_{result.name}_{seed}".replace(" ", "_")
-                target = out / "predictions" / f"{stem}.zip"
-                _predict(suite, line, model_root(out / "runs", line["key"]), config, target)
-                print(f"wrote {target}", flush=True)
+def predict(plan: Plan, store: Store, out: Path) -> None:
+    """Write ``<out>/predictions/<data set>_<row>_<seed>.zip`` for each reported run.
+
+    Raises:
+        InputError: If no row of the plan has a finished run.
+    """
+    results = results_of(plan.suite, store.lines(), plan.dataset)
+    lines = [line for r in results if r.name in plan.rows for line in r.runs.values()]
+    if not lines:
+        raise InputError(
+            f"{store.path}: no finished run of {', '.join(plan.rows)} on {plan.dataset}"
+        )
+    for line in lines:
+        stem = f"{plan.dataset}_{line['name']}_{line['seed']}".replace(" ", "_")
+        target = out / "predictions" / f"{stem}.zip"
+        _predict(plan, line, model_root(out / "runs", line["key"]), target)
+        print(f"wrote {target}", flush=True)
 
 
-def _predict(suite: Suite, line: Line, folder: Path, config: str, target: Path) -> None:
+def _predict(plan: Plan, line: Line, folder: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if suite.rows[line["name"]].baseline is not None:
+    if plan.suite.rows[line["name"]].baseline is not None:
         shutil.copyfile(folder / PREDICTIONS, target)
         return
     settings = [*line["settings"], f"seed={line['seed']}", f"model_root={folder}", "verbose=0"]
     with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-        made = write_submission(config, line["expid"], -1, settings, folder=aside)
+        made = write_submission(plan.config, line["expid"], -1, settings, folder=aside)
         os.replace(made, target)
 
 

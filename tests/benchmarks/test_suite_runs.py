@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.suite import main
 from benchmarks.suite.baselines import fit_baseline
 from benchmarks.suite.command import predict, run_suite, write_report
-from benchmarks.suite.plan import Run, Suite
+from benchmarks.suite.plan import Plan, Run, Suite
 from benchmarks.suite.run import Runner
 from benchmarks.suite.store import Store, best_trial
 from model_zoo.core.commands.config import load_experiment
@@ -85,7 +85,7 @@ def test_the_seeds_run_with_what_the_search_chose(workspace: Path, executed: lis
             "rows": {"a peer": SMALL.rows["a peer"]},
         }
     )
-    arguments = _arguments(workspace, search=True, seeds=[4, 6])
+    arguments = _arguments(workspace, search=True, seeds=[4, 6, 4])
     store = Store(workspace / "out" / "plus.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.suite.plan.SEARCH_SEED", 2024)  # odd seeds fail here
@@ -131,12 +131,14 @@ def test_a_run_and_one_that_fails(workspace: Path, monkeypatch: pytest.MonkeyPat
     assert "| fails | – | – | – | – | – | – | – | – | – | 0, 1 failed |" in text
     assert (workspace / "out" / "plus.png").stat().st_size > 1000
     assert not list((workspace / "out").rglob("*.state*"))
-    predict(SMALL, store, workspace / "out", "config", ["MicroLens_demo"])
+    predict(Plan("plus", SMALL, "MicroLens_demo", "config"), store, workspace / "out")
     made = {path.name: path for path in (workspace / "out" / "predictions").iterdir()}
     assert set(made) == {"MicroLens_demo_a_peer_1.zip", "MicroLens_demo_clicks_1.zip"}
     for path in made.values():
         with zipfile.ZipFile(path) as archive, archive.open("prediction.csv") as file:
             assert pl.read_csv(file).shape == (100, 2)
+    with pytest.raises(InputError, match="no finished run of fails on MicroLens_demo"):
+        predict(Plan("plus", SMALL, "MicroLens_demo", "config", ["fails"]), store, workspace)
 
 
 def test_a_run_that_stops_with_the_suite_leaves_no_line(tmp_path: Path) -> None:
