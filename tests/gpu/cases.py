@@ -211,6 +211,7 @@ CASES |= {
 }
 CASES |= {
     "experiment": experiment,
+    "experiment of FuxiCTR's DIN": partial(experiment, expid="DIN_default", overrides=["epochs=1"]),
     "experiment, rows on the device": partial(experiment, resident=True),
     "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),
