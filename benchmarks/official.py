@@ -8,8 +8,8 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
+from model_zoo import get_model
 from model_zoo.core.data.item_table import ItemTable
-from model_zoo.QIN.model import QIN
 
 NUM_ITEMS, NUM_TAGS, NUM_LEVELS = 91_718, 11_740, 11
 MAX_LEN = 64
@@ -32,25 +32,29 @@ def feature_specs(items: int, tags: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def build(folder: str, precision: str, columns: Batch, **settings: Any) -> QIN:
-    """QIN with the paper's hyper-parameters, or other ``settings``, and fresh weights."""
+def build(
+    folder: str, precision: str, columns: Batch, *, model: str = "QIN", **settings: Any
+) -> Any:
+    """QIN with the paper's hyper-parameters, or other ``settings``, and fresh weights.
+
+    Another ``model`` of the registry takes its own defaults, with the same training.
+    """
     torch.manual_seed(0)
     features = FeatureMap("made", "")
     tags = max(NUM_TAGS, int(columns["item_tags"].max()) + 1)
     features.features.update(feature_specs(len(columns["item_id"]), tags))
     features.labels = ["label"]
-    paper = {
+    values: dict[str, Any] = {
         "embedding_dim": 128,
-        "num_layers": NUM_LAYERS,
-        "num_row": NUM_ROW,
-        "net_dropout": 0.1,
-        "batch_norm": True,
         "learning_rate": LEARNING_RATE,
         "embedding_regularizer": REGULARIZER,
     }
-    values = paper | settings
+    if model == "QIN":
+        values |= {"num_layers": NUM_LAYERS, "num_row": NUM_ROW, "net_dropout": 0.1}
+        values |= {"batch_norm": True}
+    values |= settings
     features.default_emb_dim = values["embedding_dim"]
-    model = QIN(
+    built = get_model(model)(
         features,
         precision=precision,
         item_table=ItemTable(columns),
@@ -61,9 +65,9 @@ def build(folder: str, precision: str, columns: Batch, **settings: Any) -> QIN:
         verbose=0,
         **values,
     )
-    model._max_gradient_norm = MAX_NORM
-    model._batch_index, model._steps_per_epoch, model._total_steps = 0, 1, 1
-    return model.train()
+    built._max_gradient_norm = MAX_NORM
+    built._batch_index, built._steps_per_epoch, built._total_steps = 0, 1, 1
+    return built.train()
 
 
 def item_columns(items: int = NUM_ITEMS, tags: int = NUM_TAGS) -> Batch:

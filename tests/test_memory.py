@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 import threading
@@ -10,7 +11,12 @@ import threading
 import pytest
 import torch
 
-from model_zoo.core.memory import keep_freed_memory, keep_freed_pieces
+from model_zoo.core.memory import (
+    KERNEL_CACHES,
+    keep_few_kernels,
+    keep_freed_memory,
+    keep_freed_pieces,
+)
 
 M_MMAP_THRESHOLD = -3
 LARGE = 2**24  # 64 MiB as float32, above every threshold of glibc's
@@ -53,6 +59,14 @@ def test_pages_of_batches_are_used_again_and_those_of_tables_returned() -> None:
     keep_freed_pieces()
     assert 5 * pages(LARGE // 4) < returned
     assert pages(LARGE) > returned
+
+
+def test_who_says_how_many_kernels_are_kept_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = KERNEL_CACHES
+    monkeypatch.setenv(first, "7")
+    monkeypatch.delenv(second, raising=False)
+    keep_few_kernels()
+    assert (os.environ[first], os.environ[second]) == ("7", "64")
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_zoo.core.memory import KERNEL_CACHES
 from tests.QIN import test_model as qin
 from tests.QIN.test_model import ITEM_FEATURES, ITEMS, packed, padded_batch, prepare_training
 from tests.QINPlus import test_model as qin_plus
@@ -30,6 +32,14 @@ def build(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
 def logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
     logit: Tensor = model(batch)["logit"]
     return logit
+
+
+def test_few_kernels_are_kept(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch has another length of histories, so those of most shapes never come again."""
+    for name in KERNEL_CACHES:
+        monkeypatch.delenv(name, raising=False)
+    build()
+    assert [os.environ[name] for name in KERNEL_CACHES] == ["64", "64"]
 
 
 def test_padded_and_packed_batches_are_equal(build: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,11 @@ from benchmarks.official import Batch, draw_batch
 from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from tests.oracles import PlainQIN
 
-# How far probabilities, losses and gradients may be from float64, relative to their size.
+# How far probabilities (root mean square), losses and gradients (both relative to their size) may
+# be from float64.
 ALLOWED = {"fp32": (1e-5, 1e-4, 1e-3), "bf16": (3e-2, 2e-2, 2e-1)}
+# Whose steps are checked, with what they need to use all that they have.
+MODELS: dict[str, dict[str, Any]] = {"QIN": {}, "QIN+": {"contrast": 0.5}}
 
 
 class Check(NamedTuple):
@@ -85,7 +89,7 @@ def formulas(folder: str, size: Size, device: torch.device) -> list[Check]:
                 model.zero_grad()
                 probability = output["y_pred"].detach().double().cpu()
                 found = (
-                    float((probability - expected.probability).abs().max()),
+                    float((probability - expected.probability).square().mean().sqrt()),
                     abs(float(loss.detach()) / float(expected.loss) - 1),
                     distance(gradient, expected.gradient),
                 )
@@ -107,52 +111,52 @@ def _visible(model: Any) -> None:
             module.weight.data.copy_(weight)
 
 
-def steps(folder: str, size: Size, device: torch.device) -> list[Check]:
-    """Losses of optimizer steps, plain and recorded, against those on the CPU in float32."""
+def steps(
+    folder: str, size: Size, device: torch.device, *, model: str = "QIN", recorded: bool = False
+) -> list[Check]:
+    """Losses of optimizer steps, plain or recorded, against plain ones on the CPU in float32."""
     columns, cpu = catalogue(size), torch.device("cpu")
     count = WARM_UP + 3
     drawn = batches_of(size, size.checked, cpu, count)
+    common = {"model": model, "net_dropout": 0.0, **MODELS[model]}
 
     def losses(where: torch.device, **settings: Any) -> tuple[Tensor, Any]:
-        model = model_of(folder, size, columns, where, net_dropout=0.0, **settings)
-        _visible(model)
-        found = [model.train_step(placed(batch, where)).item() for batch in drawn]
-        return torch.stack(found).double().cpu(), model
+        trained = model_of(folder, size, columns, where, **common, **settings)
+        _visible(trained)
+        found = [trained.train_step(placed(batch, where)).item() for batch in drawn]
+        return torch.stack(found).double().cpu(), trained
 
     checks = []
-    for update in ("dense", "lazy"):
+    for update in ("dense",) if recorded else ("dense", "lazy"):
+        name = "recorded" if recorded else update
         expected, _ = losses(cpu, embedding_update=update)
-        found, _ = losses(device, embedding_update=update)
+        found, trained = losses(device, embedding_update=update, cuda_graph=recorded)
         apart = float((found / expected - 1).abs().max())
-        checks.append(Check(f"losses of {count} steps, {update}", apart, 1e-3))
-        if update == "dense":
-            found, model = losses(device, cuda_graph=True)
-            apart = float((found / expected - 1).abs().max())
-            checks.append(Check(f"losses of {count} steps, cuda_graph", apart, 1e-3))
-            records = device.type in RECORDERS
-            missing = float(records and model._captured.recordings == 0)
-            checks.append(Check("recordings that are missing", missing, 0.0))
+        checks.append(Check(f"losses of {count} steps, {model}, {name}", apart, 1e-3))
+        if recorded and device.type in RECORDERS:
+            missing = float(trained._captured.recordings == 0)
+            checks.append(Check(f"recordings that are missing, {model}", missing, 0.0))
     return checks
 
 
-def waits(folder: str, size: Size, device: torch.device) -> list[Check]:
-    """Steps under torch's refusal to synchronise; 1 if one does."""
-    columns, checks = catalogue(size), []
-    for name, settings in {"plain": {}, "cuda_graph": {"cuda_graph": True}}.items():
-        model = model_of(folder, size, columns, device, precision="bf16", **settings)
-        (batch,) = batches_of(size, size.rows, device, 1)
-        for _ in range(WARM_UP + 1):  # a recording synchronises, once
-            model.train_step(batch)
-        waited = 0.0
-        try:
-            with refusing_to_wait(device):
-                model.train_step(batch)
-        except RuntimeError as error:
-            if "synchroniz" not in str(error):
-                raise
-            waited = 1.0
-        checks.append(Check(f"a step that waits, {name}", waited, 0.0))
-    return checks
+def waits(
+    folder: str, size: Size, device: torch.device, *, model: str = "QIN", recorded: bool = False
+) -> list[Check]:
+    """A step under torch's refusal to synchronise; 1 if it does."""
+    settings = {"model": model, "precision": "bf16", "cuda_graph": recorded, **MODELS[model]}
+    trained = model_of(folder, size, catalogue(size), device, **settings)
+    (batch,) = batches_of(size, size.rows, device, 1)
+    for _ in range(WARM_UP + 1):  # a recording synchronises, once
+        trained.train_step(batch)
+    waited = 0.0
+    try:
+        with refusing_to_wait(device):
+            trained.train_step(batch)
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        waited = 1.0
+    return [Check(f"a step that waits, {model}{', recorded' * recorded}", waited, 0.0)]
 
 
 @contextmanager
@@ -169,6 +173,12 @@ def refusing_to_wait(device: torch.device) -> Any:
 
 CHECKS: dict[str, Callable[[str, Size, torch.device], list[Check]]] = {
     "formulas": formulas,
-    "steps": steps,
-    "waits": waits,
+    **{
+        f"{kind.__name__}, {model}{', recorded' * recorded}": partial(
+            kind, model=model, recorded=recorded
+        )
+        for kind in (steps, waits)
+        for recorded in (False, True)
+        for model in MODELS
+    },
 }

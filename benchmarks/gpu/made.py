@@ -54,7 +54,7 @@ QUICK = Size(300, 50, 8, 64, (128,), 32, 600, 2, 2, 5, 50, 64)
 
 
 def model_of(folder: str, size: Size, columns: Batch, device: torch.device, **settings: Any) -> Any:
-    """QIN in the paper's configuration on the device, ready for ``train_step``."""
+    """QIN in the paper's configuration, or another ``model``, on the device, for ``train_step``."""
     gpu = -1 if device.type == "cpu" else device.index or 0
     precision = settings.pop("precision", "fp32")
     return build(folder, precision, columns, gpu=gpu, embedding_dim=size.dim, **settings)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import platform
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu.checks import MODELS
 from benchmarks.gpu.made import (
     Size,
     Turns,
@@ -21,11 +25,11 @@ from benchmarks.gpu.made import (
     model_of,
     seconds,
 )
-from benchmarks.official import MAX_LEN, NUM_LAYERS, NUM_LEVELS, NUM_ROW
+from benchmarks.official import MAX_LEN, NUM_LAYERS, NUM_LEVELS, NUM_ROW, Batch
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
 from model_zoo.core.serving.scorer import Scorer
-from model_zoo.core.training.captured import RECORDERS, WARM_UP, CudaRecorder
+from model_zoo.core.training.captured import WARM_UP, CudaRecorder
 from model_zoo.core.training.extras import can_compile
 from model_zoo.QIN.fold import fold
 
@@ -38,6 +42,22 @@ WAITING = (
     "aten::_unique2",
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What is measured."""
+    if device.type != "cuda":
+        return {"device": platform.processor() or "CPU"}
+    card = torch.cuda.get_device_properties(device)
+    triton = importlib.util.find_spec("triton")
+    return {
+        "device": card.name,
+        "cuda": torch.version.cuda,
+        "capability": f"{card.major}.{card.minor}",
+        "memory GiB": round(card.total_memory / 2**30, 1),
+        "multiprocessors": card.multi_processor_count,
+        "triton": None if triton is None else importlib.metadata.version("triton"),
+    }
 
 
 def rates(size: Size, device: torch.device) -> dict[str, float]:
@@ -59,14 +79,19 @@ def _median(run: Callable[[], object], size: Size, device: torch.device) -> floa
     return float(np.median([seconds(run, size.steps, device) for _ in range(size.rounds)]))
 
 
-def variants(device: torch.device) -> dict[str, dict[str, Any]]:
+def compiler(device: torch.device) -> dict[str, bool]:
+    """Whether ``torch.compile`` works on the device; on a CPU it is not compared."""
+    return {"works": device.type == "cuda" and can_compile(device)}
+
+
+def variants(compiles: bool) -> dict[str, dict[str, Any]]:
     """Settings of the steps that are compared."""
     found: dict[str, dict[str, Any]] = {
         "fp32": {},
         "bf16": {"precision": "bf16"},
         "bf16, cuda_graph": {"precision": "bf16", "cuda_graph": True},
     }
-    if device.type == "cuda" and can_compile(device):
+    if compiles:
         found["bf16, compile"] = {"precision": "bf16", "compile": True}
         found["bf16, compile, cuda_graph"] = found["bf16, compile"] | {"cuda_graph": True}
     return found
@@ -80,6 +105,43 @@ def floor(model: Any, rows: int, items: int, rate: dict[str, float]) -> float:
     return flop / rate["FLOP/s bf16"] + (activations + 4 * ADAM_PASSES * weights) / rate["bytes/s"]
 
 
+class Timed(NamedTuple):
+    """Steps of one variant: seconds of one, its noise, and bytes at the peak."""
+
+    seconds: float
+    noise: float
+    peak: int
+    model: Any
+
+
+def _timed(
+    folder: str,
+    size: Size,
+    device: torch.device,
+    drawn: list[Batch],
+    settings: dict[str, dict[str, Any]],
+) -> dict[str, Timed]:
+    """Whole optimizer steps of every variant, two measurements of each in turn."""
+    columns, runs, models, peaks = catalogue(size), {}, {}, {}
+    for name, values in settings.items():
+        before = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)  # of the variants before
+        models[name] = model_of(folder, size, columns, device, **values)
+        runs[name] = Turns(models[name].train_step, drawn)
+        for _ in range((WARM_UP + 2) * len(drawn)):
+            runs[name]()
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        peaks[name] = peak - before
+    return {
+        name: Timed((one + other) / 2, 2 * abs(one - other) / (one + other), peaks[name], model)
+        for (name, model), (one, other) in zip(
+            models.items(), in_turn(runs, size, device).values(), strict=True
+        )
+    }
+
+
 def steps(
     folder: str,
     size: Size,
@@ -88,36 +150,40 @@ def steps(
     rows: int,
     settings: dict[str, dict[str, Any]],
 ) -> dict[str, dict[str, float]]:
-    """Whole optimizer steps of every variant, two measurements of each in turn."""
-    columns, runs, facts = catalogue(size), {}, {}
+    """Of QIN, beside what the device could do."""
     drawn = batches_of(size, rows, device)
     items = sum(len(batch["item_seq"]) for batch in drawn) / len(drawn)
-    for name, values in settings.items():
-        before = 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)  # of the variants before
-        model = model_of(folder, size, columns, device, **values)
-        run = Turns(model.train_step, drawn)
-        for _ in range((WARM_UP + 2) * len(drawn)):
-            run()
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-        runs[name] = run
-        flop = 6 * NUM_LAYERS * NUM_ROW * model.qnn.layers[0].dim ** 2 * rows
-        facts[name] = (peak - before, flop, floor(model, rows, round(items), rate))
     found = {}
-    for name, (one, other) in in_turn(runs, size, device).items():
-        peak, flop, least = facts[name]
-        took = (one + other) / 2
-        found[name] = {
-            "ms": 1e3 * took,
-            "noise": abs(one - other) / took,
-            "rows/s": rows / took,
-            "TFLOP/s of the products": flop / took / 1e12,
-            "share of the floor": least / took,
-            "peak MiB": peak / 2**20,
+    for name, timed in _timed(folder, size, device, drawn, settings).items():
+        flop = 6 * NUM_LAYERS * NUM_ROW * timed.model.qnn.layers[0].dim ** 2 * rows
+        found[name] = _common(timed, rows) | {
+            "TFLOP/s of the products": flop / timed.seconds / 1e12,
+            "share of the floor": floor(timed.model, rows, round(items), rate) / timed.seconds,
         }
     return found
+
+
+def others(folder: str, size: Size, device: torch.device) -> dict[str, dict[str, float]]:
+    """Of the models besides QIN."""
+    settings = {
+        f"{model}, bf16{', cuda_graph' * recorded}": values
+        | {"model": model, "precision": "bf16", "cuda_graph": recorded}
+        for model, values in MODELS.items()
+        if model != "QIN"
+        for recorded in (False, True)
+    }
+    drawn = batches_of(size, size.rows, device)
+    timed = _timed(folder, size, device, drawn, settings)
+    return {name: _common(one, size.rows) for name, one in timed.items()}
+
+
+def _common(timed: Timed, rows: int) -> dict[str, float]:
+    return {
+        "ms": 1e3 * timed.seconds,
+        "noise": timed.noise,
+        "rows/s": rows / timed.seconds,
+        "peak MiB": timed.peak / 2**20,
+    }
 
 
 def slowest(
@@ -152,31 +218,31 @@ def slowest(
     }
 
 
-def requests(folder: str, size: Size, device: torch.device) -> dict[str, dict[str, float]]:
+def requests(
+    folder: str, size: Size, device: torch.device, *, recorded: bool = False
+) -> dict[str, dict[str, float]]:
     """One user with many candidates, from ids in main memory to probabilities there."""
     cpu = torch.device("cpu")  # a model folds there
     model = model_of(folder, size, catalogue(size), cpu, net_dropout=0.0).eval()
     found = {}
     for name, dtype in DTYPES.items():
         folded = fold(model, dtype=dtype).to(device)
-        scorer = Scorer(FoldedFile(folded, Ids("item_id"), MAX_LEN))
-        ways: dict[str, Callable[..., Tensor]] = {f"scorer, {name}": scorer.score}
-        if device.type in RECORDERS:
-            ways[f"CUDA graph, {name}"] = RecordedScorer(folded, size, device)
-        for way, score in ways.items():
-            times = []
-            for number in range(size.requests + 10):
-                history = torch.randint(1, size.items, (MAX_LEN,))
-                ids = torch.randint(1, size.items, (size.candidates,))
-                context = {
-                    n: torch.randint(1, NUM_LEVELS, (size.candidates,)) for n in model.row_features
-                }
-                start = time.perf_counter()
-                score(history, ids, context).cpu()
-                if number >= 10:
-                    times.append(time.perf_counter() - start)
-            p50, p99 = np.percentile(times, [50, 99])
-            found[way] = {"p50 ms": 1e3 * p50, "p99 ms": 1e3 * p99}
+        way, score = f"scorer, {name}", Scorer(FoldedFile(folded, Ids("item_id"), MAX_LEN)).score
+        if recorded:
+            way, score = f"CUDA graph, {name}", RecordedScorer(folded, size, device)
+        times = []
+        for number in range(size.requests + 10):
+            history = torch.randint(1, size.items, (MAX_LEN,))
+            ids = torch.randint(1, size.items, (size.candidates,))
+            context = {
+                n: torch.randint(1, NUM_LEVELS, (size.candidates,)) for n in model.row_features
+            }
+            start = time.perf_counter()
+            score(history, ids, context).cpu()
+            if number >= 10:
+                times.append(time.perf_counter() - start)
+        p50, p99 = np.percentile(times, [50, 99])
+        found[way] = {"p50 ms": 1e3 * p50, "p99 ms": 1e3 * p99}
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.checks import Check
+from benchmarks.gpu.worker import PartError
 from model_zoo.core.files import write_aside
+
+MINUTES_TO_END = 0.75
 
 
 class Report:
@@ -19,20 +21,29 @@ class Report:
 
     Args:
         path: The JSON file; ``None`` writes none.
-        device: What is measured.
-        minutes: After which no further part begins.
+        minutes: After which no further part begins; one that is still at work
+            ``MINUTES_TO_END`` later is ended.
     """
 
-    def __init__(self, path: Path | None, device: torch.device, minutes: float) -> None:
+    def __init__(self, path: Path | None, minutes: float) -> None:
         self._path, self._start, self._minutes = path, time.monotonic(), minutes
-        cuda = device.type == "cuda"
         self.content: dict[str, Any] = {
-            "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "CPU",
+            "device": "unknown",
             "torch": torch.__version__,
-            "cuda": torch.version.cuda if cuda else None,
             "left out": [],
         }
         self.failed = 0
+
+    @property
+    def seconds_left(self) -> float:
+        """Until a part is ended."""
+        return 60 * (self._minutes + MINUTES_TO_END) - (time.monotonic() - self._start)
+
+    def machine(self, part: str, found: dict[str, Any]) -> None:
+        """What is measured, at the head of the file."""
+        print("  " + ", ".join(f"{name} {value}" for name, value in found.items()))
+        self.content.update(found)
+        self._write()
 
     def begins(self, part: str) -> bool:
         """Whether there is time for a part; if not, it is named in the file."""
@@ -53,15 +64,15 @@ class Report:
         ]
         self._write()
 
-    def failure(self, part: str, error: Exception) -> None:
-        """A part that ended with an error; the others go on."""
+    def failure(self, part: str, error: PartError) -> None:
+        """A part that has no result; the others go on."""
         self.failed += 1
-        text = f"{type(error).__name__}: {error}"
-        print(f"  FAIL {text}")
-        self.content.setdefault("errors", {})[part] = text
+        print(f"  FAIL {error}", flush=True)
+        self.content.setdefault("errors", {})[part] = str(error)
         self._write()
 
     def figures(self, part: str, found: dict[str, Any]) -> None:
+        """Figures of a part."""
         self.content[part] = found
         for name, value in found.items():
             print(f"  {name}: {_shown(value)}")
@@ -87,7 +98,7 @@ def table(content: dict[str, Any]) -> str:
         lines += ["", f"| {part} | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
         lines += [
-            f"| {name} | " + " | ".join(f"{value:,.3g}" for value in line.values()) + " |"
+            f"| {name} | " + " | ".join(map(_rounded, line.values())) + " |"
             for name, line in found.items()
         ]
     return "\n".join(lines)
@@ -97,3 +108,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -22,6 +22,7 @@ from model_zoo.core.commands.experiment import prepare_dataset
 from model_zoo.core.commands.submission import write_submission
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import write_aside
+from model_zoo.core.locks import held
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs {arguments.jobs}: expected at least 1")
     suite = load_suites()[arguments.suite]
     store = Store(arguments.out / f"{arguments.suite}.jsonl")
     if arguments.predict:
@@ -53,7 +56,8 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     if not arguments.report:
         signal.signal(signal.SIGTERM, _interrupt)  # ends the runs too
-        run_suite(arguments, suite, store)
+        with held(store.path.with_suffix(".lock"), str(store.path)):
+            run_suite(arguments, suite, store)
     write_report(arguments.suite, suite, store, arguments.out)
 
 
@@ -91,7 +95,7 @@ def run_suite(arguments: argparse.Namespace, suite: Suite, store: Store) -> None
                 if best is None:
                     continue  # all have failed, as the report says
                 chosen = best["settings"]
-            runner.run(plan.seeds(row, arguments.seeds, chosen))
+            runner.run(plan.seeds(row, list(dict.fromkeys(arguments.seeds)), chosen))
             write_report(arguments.suite, suite, store, arguments.out)
 
 

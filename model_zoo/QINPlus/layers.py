@@ -135,6 +135,11 @@ class GatedTargetAttention(nn.Module):
                 sparse=self.sparse,
             )
             return self._scaled(sums, count)
+        # Gathered in float32 at least: the gradient of a vector is a sum over all its places.
+        wide = torch.promote_types(items.dtype, torch.float32)
+        target, items, of_target, of_history = (
+            vectors.to(wide) for vectors in (target, items, of_target, of_history)
+        )
         history = items.index_select(0, index)  # (T, D)
         pair = self.of_product(target.index_select(0, rows) * history)
         pair = pair + of_history.index_select(0, index) + of_target.index_select(0, rows)
@@ -150,7 +155,10 @@ class GatedTargetAttention(nn.Module):
     def _weight(self, pair: Tensor, places: Tensor) -> Tensor:
         """a of pairs (..., A), all but r_l and the two ReLUs; ``places`` is their last but one."""
         if self.of_place is not None:
-            pair = pair + self.of_place[places.clamp(max=self.max_len - 1)]
+            # As embeddings: CUDA adds up the gradient of a place that many items share in parts,
+            # but that of an index one item after the other.
+            places = places.clamp(max=self.max_len - 1)
+            pair = pair + functional.embedding(places, self.of_place)
         weight: Tensor = self.weight(torch.relu(pair)).squeeze(-1)
         return torch.relu(weight) if self.sparse else weight
 
@@ -233,7 +241,8 @@ class HistoryContrast(nn.Module):
             items, target_ids = items.index_select(0, of_rows), target_ids[of_rows]
         own = (users * items).sum(dim=1, keepdim=True)  # (C, 1)
         same = target_ids.unsqueeze(1) == first_ids  # (C, K)
-        others = (users @ first.T).masked_fill(same, -torch.inf)
+        with torch.autocast(users.device.type, enabled=False):
+            others = (users @ first.T).masked_fill(same, -torch.inf)
         scores = torch.cat([own, others], dim=1)  # (C, 1 + K)
         return (scores.logsumexp(dim=1) - own.squeeze(1)) * users.any(dim=1)
 

@@ -240,14 +240,15 @@ class FoldedModel(nn.Module, ABC):
         given may come from a table, and an item's tables do not depend on how it got there.
 
         Args:
-            features: Values of item features by name, each with first dimension n.
+            features: Values of item features by name, each with first dimension n, on any device.
             vectors: Where the parts of features that are not given come from, (n, D).
         """
         parts, start = [], 0
         for feature in self.item_features:
             stop = start + feature.weight.shape[1]
             if feature.name in features:
-                parts.append(feature.exact(features[feature.name]))
+                values = features[feature.name].to(feature.weight.device)
+                parts.append(feature.exact(values))
             elif vectors is not None:
                 parts.append(vectors[:, start:stop].double())
             else:
@@ -260,7 +261,7 @@ class FoldedModel(nn.Module, ABC):
         """Replace rows (n,) of the tables by those that :meth:`encode` computed."""
         for name, values in tables.items():
             table = self.get_buffer(name)
-            table.index_copy_(0, rows, values.to(table.dtype))
+            table.index_copy_(0, rows.to(table.device), values.to(table.dtype))
 
     def grown(self, rows: int) -> dict[str, Tensor]:
         """Copies of the item tables with so many rows, those that are new all zeros."""

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.gpu import checks, made, main, measures
+from benchmarks.gpu import checks, command, made, main, measures
 from benchmarks.official import MAX_LEN
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import Ids
@@ -21,6 +22,16 @@ from tests.conftest import ROOT
 
 QUICK = ["--device", "cpu", "--quick"]
 # FuxiCTR and the package are imported as if Ray were not installed.
+CHECKS = [
+    "formulas",
+    *(
+        f"{kind}, {model}{recorded}"
+        for kind in ("steps", "waits")
+        for recorded in ("", ", recorded")
+        for model in ("QIN", "QIN+")
+    ),
+    *("resume", "loading"),
+]
 WITHOUT_RAY = """
 import importlib.util, sys
 found = importlib.util.find_spec
@@ -53,7 +64,7 @@ def test_the_checks_hold_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "gpu.json"
     assert main([*QUICK, "--checks", "--output", str(path)]) == 0
     found = json.loads(path.read_text())
-    assert list(found["checks"]) == ["formulas", "steps", "waits", "resume", "loading"]
+    assert list(found["checks"]) == CHECKS
     assert all(check["holds"] for part in found["checks"].values() for check in part)
     assert found["left out"] == []
     assert "FAIL" not in capsys.readouterr().out
@@ -74,7 +85,7 @@ def test_a_wrong_gradient_and_an_error_are_failures(
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(checks, "exact", wrong)
-    monkeypatch.setitem(checks.CHECKS, "steps", broken)
+    monkeypatch.setitem(checks.CHECKS, "steps, QIN", broken)
     path = tmp_path / "gpu.json"
     assert main([*QUICK, "--checks", "--output", str(path)]) == 1
     found = json.loads(path.read_text())
@@ -84,7 +95,7 @@ def test_a_wrong_gradient_and_an_error_are_failures(
         for update in ("dense", "lazy")
         for history in ("packed", "padded")
     ]
-    assert found["errors"] == {"steps": "RuntimeError: no such kernel"}
+    assert found["errors"] == {"steps, QIN": "RuntimeError: no such kernel"}
     assert "loading" in found["checks"]
     assert "FAIL RuntimeError: no such kernel" in capsys.readouterr().out
 
@@ -92,13 +103,7 @@ def test_a_wrong_gradient_and_an_error_are_failures(
 def test_parts_without_time_are_named(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     assert main([*QUICK, "--checks", "--output", str(path), "--minutes", "0"]) == 0
-    assert json.loads(path.read_text())["left out"] == [
-        "formulas",
-        "steps",
-        "waits",
-        "resume",
-        "loading",
-    ]
+    assert json.loads(path.read_text())["left out"] == ["machine", *CHECKS]
 
 
 def test_a_recorded_scorer_answers_as_the_scorer_does(
@@ -136,6 +141,31 @@ def test_a_recorded_scorer_answers_as_the_scorer_does(
         torch.testing.assert_close(recorded(history, ids, context), expected)
 
 
+@pytest.mark.parametrize("broken", [None, "bf16, cuda_graph"])
+def test_a_variant_that_fails_takes_no_other_with_it(broken: str | None) -> None:
+    """Together they are measured first; one by one only if that has no result."""
+    content: dict[str, Any] = {}
+
+    def tried(part: str, note: Any, run: Any, *values: Any) -> Any:
+        return {"works": True}
+
+    def measured(part: str, run: Any, *values: Any) -> Any:
+        if run is not measures.steps:
+            return None
+        *_, settings = values
+        if broken in settings:
+            content.setdefault("errors", {})[part] = "it broke"
+            return None
+        return {name: {"ms": 10.0 - len(name)} for name in settings}
+
+    report = SimpleNamespace(content=content, figures=None)
+    best, settings = command._steps(tried, measured, report, made.QUICK, torch.device("cpu"))
+    assert best == "bf16, compile, cuda_graph"
+    assert settings[best] == {"precision": "bf16", "compile": True, "cuda_graph": True}
+    parts = ["steps of 64 rows", "steps of 64 rows, bf16, cuda_graph"]
+    assert list(content.get("errors", {})) == (parts if broken else [])
+
+
 @pytest.mark.slow
 def test_everything_runs_without_ray(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
@@ -145,7 +175,8 @@ def test_everything_runs_without_ray(tmp_path: Path) -> None:
     assert "Ray is not installed: a stand-in takes its place" in done.stdout
     found = json.loads(path.read_text())
     assert "errors" not in found
-    assert {"rates", "steps of 64 rows", "steps of 128 rows", "requests"} <= set(found)
+    steps = {"steps of 64 rows", "steps of 128 rows", "steps of other models"}
+    assert {"rates", "requests", *steps} <= set(found)
     assert found["epochs, bf16"]["rows sent ahead"]["rows/s"] > 0
     assert len(found["profile, bf16"]["kernels, us a step"]) == 10
     assert "| steps of 64 rows | ms | noise | rows/s |" in done.stdout

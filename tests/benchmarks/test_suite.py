@@ -13,6 +13,7 @@ from benchmarks.suite import main
 from benchmarks.suite.plan import Suite, load_suites
 from benchmarks.suite.report import paired_difference, reference_of, report, results_of
 from model_zoo.core.errors import InputError
+from model_zoo.core.locks import held
 from tests.benchmarks.made import CONFIG, EXPERIMENTS, SUITES, line, plan
 from tests.conftest import ROOT
 
@@ -104,6 +105,11 @@ def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = ["--out", str(tmp_path / "out"), "--config", CONFIG]
     assert main(["--suite", "plus", "--datasets", "ML_10k", *out]) == 2
     assert capsys.readouterr().err.startswith("error: data set 'ML_10k' is not in")
+    assert main(["--suite", "plus", "--jobs", "0", *out]) == 2
+    assert capsys.readouterr().err == "error: --jobs 0: expected at least 1\n"
+    with held(tmp_path / "out" / "plus.lock", "the other suite's file"):
+        assert main(["--suite", "plus", *out]) == 2
+    assert "plus.jsonl is being written by process" in capsys.readouterr().err
 
 
 # --- reports ----------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_the_seeds_run_with_what_the_search_chose(workspace: Path, executed: lis
             "rows": {"a peer": SMALL.rows["a peer"]},
         }
     )
-    arguments = _arguments(workspace, search=True, seeds=[4, 6])
+    arguments = _arguments(workspace, search=True, seeds=[4, 6, 4])
     store = Store(workspace / "out" / "plus.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.suite.plan.SEARCH_SEED", 2024)  # odd seeds fail here

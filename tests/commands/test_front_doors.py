@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import prediction
 import run_expid
 import run_param_tuner
-from model_zoo.core.commands.experiment import run_experiment
+from model_zoo.core.commands.experiment import run_experiment, use_device
 from model_zoo.core.commands.score_files import write_zip
 from model_zoo.core.errors import InputError
 from tests.conftest import ROOT
@@ -194,3 +195,15 @@ def test_help(script: str, capsys: pytest.CaptureFixture[str]) -> None:
         module.main(["--help"])
     assert end.value.code == 0
     assert "--gpu" in capsys.readouterr().out
+
+
+def test_the_device_asked_for_becomes_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    for gpu in (-1, 1):
+        use_device(gpu)
+    assert used == [1]
+    with pytest.raises(InputError, match=r"^--gpu 2: expected 0\.\.1, or -1$"):
+        use_device(2)

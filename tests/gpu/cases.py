@@ -17,6 +17,12 @@ from unittest import mock
 
 import torch
 
+from model_zoo.core.commands.folding import add_unknown
+from model_zoo.core.serving.calibration import Calibration
+from model_zoo.core.serving.file import FoldedFile
+from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
+from model_zoo.core.serving.scorer import Scorer
+from model_zoo.core.serving.users import UserRequest
 from model_zoo.core.training.captured import RECORDERS, WARM_UP
 from model_zoo.QIN.fold import fold
 from tests.gpu.device import StandIn, register, running
@@ -146,6 +152,34 @@ def folded(report: Report, device: StandIn, folder: Path, *, form: str, **settin
         report.numbers[where] = torch.cat([logit, weight.flatten()]).float().cpu().tolist()
 
 
+def served(report: Report, device: StandIn, folder: Path, *, name: str) -> None:
+    """A scorer: an unknown item, one user, several, rows, and items that come and change."""
+    for where, gpu in (("device", 0), ("cpu", -1)):
+        product = build(name, folder, gpu=gpu).eval().fold()
+        vocabulary = {"item_id": {OUT_OF_VOCABULARY: 3}}
+        items = {key: row for row, key in enumerate("abcdefghijk", start=1)}
+        ids = Ids("item_id", items, len(items) + 1, vocabulary, {}, {"price": 0.5})
+        add_unknown(product, ids)
+        map_of = [torch.tensor(values).double() for values in ([-1.0, 0.0, 1.0], [0.2, 0.5, 0.8])]
+        calibration = Calibration("isotonic", *map_of)
+        scorer = Scorer(FoldedFile(product, ids, 3, calibration))
+        device.waits.clear()
+        scorer.add_items(["new"], {"tags": [[1, 2, 0]]})
+        scorer.update_items(["a", "b"], {"price": [1.0, 2.0]})
+        values = {key: value[:3] for key, value in rows(3).batch().items()}
+        context = {feature.name: values[feature.name] for feature in product.row_features}
+        candidates, history = ["a", "new", "unseen"], ["b", "c", "new"]
+        one = scorer.score(history, candidates, context, calibrated=True, explain=True)
+        few = [UserRequest(of, candidates, context) for of in (history, [], ["k"])]
+        twice = {name: torch.cat([value, value]) for name, value in context.items()}
+        many = [UserRequest(of, candidates * 2, twice) for of in (history, ["k"])]
+        found = [*one, *scorer.score_users(few), *scorer.score_users(many)]
+        found += scorer.score_batch([history, [], ["k"]], candidates, context, explain=True)[:1]
+        if gpu == 0:
+            note(report, device)
+        report.numbers[where] = torch.cat([x.cpu().flatten() for x in found]).tolist()
+
+
 CASES: dict[str, Callable[..., None]] = {}
 for model in MODELS:
     step = partial(train, name=model)
@@ -168,6 +202,7 @@ for model in MODELS:
         f"{model}, evaluation": partial(evaluate, name=model),
         f"{model}, evaluation, bf16": partial(evaluate, name=model, precision="bf16"),
     }
+CASES |= {f"{model}, served": partial(served, name=model) for model in ("QIN", "QIN+")}
 CASES |= {f"{model}, recorded": partial(captured, name=model) for model in FIXED}
 CASES |= {
     "QIN, recorded, bf16": partial(captured, name="QIN", precision="bf16"),
@@ -176,6 +211,7 @@ CASES |= {
 }
 CASES |= {
     "experiment": experiment,
+    "experiment of FuxiCTR's DIN": partial(experiment, expid="DIN_default", overrides=["epochs=1"]),
     "experiment, rows on the device": partial(experiment, resident=True),
     "experiment, averaged weights": partial(experiment, overrides=["weight_average=0.9"]),
     "experiment with a progress bar": partial(experiment, bar=True),

@@ -31,6 +31,7 @@ def experiment(
     device: StandIn,
     folder: Path,
     *,
+    expid: str = "QIN_test",
     resident: bool = False,
     bar: bool = False,
     lane: bool = False,
@@ -82,7 +83,7 @@ def experiment(
             mock.patch.object(sys.stdout, "isatty", lambda: bar),
             mock.patch.object(tqdm, "update", update_at_once if bar else update),
         ):
-            results = run_experiment("config", "QIN_test", gpu, settings)
+            results = run_experiment("config", expid, gpu, settings)
         report.numbers[where] = list(results["valid"].values())
 
 

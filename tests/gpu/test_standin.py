@@ -76,6 +76,16 @@ KNOWN = [
         "history items of weight 0 are left out; the scores go to the CPU right after",
     ),
     Known(
+        "model_zoo/longctr_adapter/*",
+        ("experiment of FuxiCTR's DIN",),
+        "FuxiCTR's models take padded histories, whose width is a number",
+    ),
+    Known(
+        "model_zoo/*",
+        ("*, served",),
+        "a request waits for its own answer, and a change of items for its check",
+    ),
+    Known(
         "model_zoo/*:weighted_sums bincount",
         ("folded, rows*",),
         "right after the wait above",

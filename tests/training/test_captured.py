@@ -158,6 +158,23 @@ def test_a_step_that_cannot_be_recorded_says_so(monkeypatch: pytest.MonkeyPatch)
             step(lists([2], first))
 
 
+def test_what_broke_a_recording_is_said_and_not_that_it_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(Recorded):
+        def record(self, run: Any) -> Any:
+            try:
+                raise RuntimeError("CUDA out of memory")
+            finally:  # as torch.cuda.graph ends a recording
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setitem(captured.RECORDERS, "cpu", Failing)
+    step = CapturedStep(summing, optimizer(), CPU, "item_seq")
+    with pytest.raises(InputError, match=r"cuda_graph=False \(CUDA out of memory\)$"):
+        for first in range(4):
+            step(lists([2], first))
+
+
 def test_padded_histories_are_refused() -> None:
     with pytest.raises(ValueError, match=r"needs packed histories.*shape \(2, 3\)"):
         padded({"item_seq": torch.zeros(2, 3)}, "item_seq")
@@ -166,20 +183,23 @@ def test_padded_histories_are_refused() -> None:
 def test_rates_are_tensors_in_a_step_only() -> None:
     weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
     weight.grad = torch.ones_like(weight)
-    seen = []
+    seen, capturable = [], []
 
     class Watched(torch.optim.Adam):
         def step(self) -> None:
             seen.append(self.param_groups[0]["lr"])
+            capturable.append(self.param_groups[0]["capturable"])
             super().step()
 
     watched = Watched([weight], lr=0.1, fused=True)
     rates = TensorRates(watched, CPU)
-    for rate in (0.1, 0.025):
+    for rate, recorded in ((0.1, False), (0.025, True)):
         watched.param_groups[0]["lr"] = rate
         before = weight.detach().clone()
         rates.refresh()
-        rates.step()
+        rates.step(recorded=recorded)
+        assert capturable[-1] is recorded  # torch refuses the one and warns of the other
+        assert watched.param_groups[0]["capturable"] is False  # nor does a state have it
         assert isinstance(seen[-1], Tensor)
         assert watched.param_groups[0]["lr"] == rate
         moved = torch.full_like(before, rate)  # Adam moves by the rate where all gradients are one

@@ -232,3 +232,19 @@ def test_a_killed_save_leaves_a_state(tmp_path: Path) -> None:
     path.rename(previous(path))
     assert load_state(path, {})["n"] == 1
     assert load_state(tmp_path / "b.state", {}) is None
+
+
+@pytest.mark.parametrize("devices", [0, 1, 3])
+def test_other_devices_than_before_do_not_hinder(
+    monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    """A training began where there are two; each that is there goes on."""
+    restored: dict[int, int] = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: restored.update({device: int(state)})
+    )
+    states = training_state.random_states()
+    states["cuda"] = [torch.tensor(5), torch.tensor(6)]
+    training_state.restore_random_states(states)
+    assert restored == dict([(0, 5), (1, 6)][:devices])

@@ -113,6 +113,9 @@ class AdaptiveSparseTargetAttention(nn.Module):
         query = self._project_query(target)  # (B, D)
         if available(history):
             return self._output(kernels.pooled(query, history, rows, index), target)
+        # Gathered in float32 at least: the gradient of a vector is a sum over all its places.
+        wide = torch.promote_types(history.dtype, torch.float32)
+        history, query = history.to(wide), query.to(wide)
         if index is not None:
             history = history.index_select(0, index)  # (T, D)
         score = (history * query.index_select(0, rows)).sum(dim=1, keepdim=True)  # (T, 1)

@@ -136,7 +136,7 @@ def _run(
     state = load_state(folder / f"{expid}.state", settings, data) if resume else None
     start_log(params, keep=state is not None)
     logging.info("Params: " + print_to_json(params))
-    report_device(gpu)
+    use_device(gpu)
     seed_everything(params["seed"])
     feature_map = build_feature_map(params)
     loaders = {
@@ -264,8 +264,8 @@ def _scales(configured: DatasetSpec, experiment: Experiment) -> dict[str, tuple[
     return {name: (scale["center"], factor_of(scale)) for name, scale in numbers.items()}
 
 
-def report_device(gpu: int) -> None:
-    """Say once where the model runs when that is not where it was asked to.
+def use_device(gpu: int) -> None:
+    """Make a CUDA device torch's own; say once if the model runs on the CPU in its place.
 
     Raises:
         InputError: If CUDA is there, but not that device.
@@ -273,6 +273,9 @@ def report_device(gpu: int) -> None:
     require_device(gpu)
     if gpu >= 0 and not torch.cuda.is_available():
         logging.info("CUDA is not available: --gpu %d runs on the CPU", gpu)
+    elif gpu >= 0:
+        # Else torch would use device 0 too, for pinned memory and wherever it is told no device.
+        torch.cuda.set_device(gpu)
 
 
 def _beside_the_best(auc: float, best: float) -> str:

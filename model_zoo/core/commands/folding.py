@@ -15,6 +15,7 @@ from model_zoo.core.data.encoded_files import item_keys
 from model_zoo.core.data.spec import DatasetSpec
 from model_zoo.core.errors import InputError
 from model_zoo.core.files import sha256
+from model_zoo.core.folded import FoldedModel
 from model_zoo.core.serving.file import FoldedFile
 from model_zoo.core.serving.ids import OUT_OF_VOCABULARY, Ids
 from model_zoo.core.training.history import read_evaluations
@@ -61,16 +62,7 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
     ids = Ids(item_col=raw.item_col)
     if raw.rebuild_dataset:
         ids = _raw_ids(raw, folded.num_items)
-        if ids.unknown is not None:
-            # An item that no vocabulary has: its id is out of vocabulary, the rest is missing.
-            oov = torch.tensor([ids.vocabularies[raw.item_col][OUT_OF_VOCABULARY]])
-            zeros = folded.vectors.new_zeros(1, folded.dim)
-            absent = ids.absent(folded.item_features, 1)
-            unknown = folded.encode({raw.item_col: oov, **absent}, zeros)
-            for name, table in folded.grown(ids.unknown + 1).items():
-                folded.register_buffer(name, table)
-            folded.write_items(torch.tensor([ids.unknown]), unknown)
-            folded.num_items = ids.unknown + 1
+        add_unknown(folded, ids)
     return FoldedFile(
         folded,
         ids,
@@ -78,6 +70,23 @@ def fold_model(model: Any, raw: DatasetSpec, encoded: Experiment, **settings: An
         checkpoint=sha256([model.checkpoint]),
         metrics=_best_evaluation(model),
     )
+
+
+def add_unknown(folded: FoldedModel, ids: Ids) -> None:
+    """Give the tables the item that no vocabulary has, where the data set has a rule for it.
+
+    Its id is out of vocabulary, the rest is missing.
+    """
+    if ids.unknown is None:
+        return
+    oov = torch.tensor([ids.vocabularies[ids.item_col][OUT_OF_VOCABULARY]])
+    zeros = folded.vectors.new_zeros(1, folded.dim)
+    absent = ids.absent(folded.item_features, 1)
+    unknown = folded.encode({ids.item_col: oov, **absent}, zeros)
+    for name, table in folded.grown(ids.unknown + 1).items():
+        folded.register_buffer(name, table)
+    folded.write_items(torch.tensor([ids.unknown]), unknown)
+    folded.num_items = ids.unknown + 1
 
 
 def _best_evaluation(model: Any) -> dict[str, float]:

@@ -17,7 +17,7 @@ from model_zoo.core.commands.experiment import (
     build_feature_map,
     build_model,
     prepare_dataset,
-    report_device,
+    use_device,
 )
 from model_zoo.core.commands.folding import fold_model, folded_path, require_folding
 from model_zoo.core.commands.kept_columns import KeptColumns
@@ -183,7 +183,7 @@ def _scorer(
     """The experiment's checkpoint on its device: scores, a map if one is to be applied, and the
     data set's id of each row of the item tables, where the model folds.
     """
-    report_device(gpu)
+    use_device(gpu)
     folds = hasattr(get_model(encoded.run.model), "fold")
     model = build_model(encoded, feature_map, -1 if folds else gpu)
     model.load_weights(model.checkpoint)

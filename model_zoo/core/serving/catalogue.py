@@ -120,7 +120,7 @@ class Catalogue:
         empty = self._folded.vectors.new_zeros(len(ids), self._folded.dim)
         tables = self._folded.encode(values, empty)
         first = self._folded.num_items
-        rows = torch.arange(first, first + len(ids), device=self._device)
+        rows = torch.arange(first, first + len(ids))
         return _Change(rows, tables, ids)
 
     def _replacement(self, rows: Tensor, values: dict[str, Tensor]) -> _Change:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model_zoo.core.errors import InputError
 from model_zoo.core.folded import context_of
+from model_zoo.core.memory import keep_few_kernels
 from model_zoo.core.serving.calibration import Calibration
 from model_zoo.core.serving.catalogue import Catalogue
 from model_zoo.core.serving.file import FoldedFile, load_folded, save_folded
@@ -51,6 +52,7 @@ class Scorer:
     """
 
     def __init__(self, file: FoldedFile) -> None:
+        keep_few_kernels()  # batches of requests have rows of any number
         self._file = file
         self._folded, self._ids = file.folded, file.ids
         self._catalogue = Catalogue(self._folded, self._ids)

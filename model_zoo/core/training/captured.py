@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -83,8 +84,6 @@ class TensorRates:
         self._optimizer = optimizer
         self._rates = [torch.zeros((), device=device) for _ in self._groups]
         self._known: list[float | None] = [None] * len(self._groups)
-        for group in self._groups:
-            group["capturable"] = True
 
     def refresh(self) -> None:
         """Take what the rates are now into the tensors; before a step, outside of a recording."""
@@ -93,15 +92,21 @@ class TensorRates:
                 self._known[i] = group["lr"]
                 self._rates[i].fill_(group["lr"])
 
-    def step(self) -> None:
-        numbers = [group["lr"] for group in self._groups]
+    def step(self, *, recorded: bool = False) -> None:
+        """The optimizer's step.
+
+        Args:
+            recorded: torch records no step of an optimizer that is not ``capturable``, and warns
+                of one that is and steps otherwise. Fused ones compute the same either way.
+        """
+        before = [{key: group[key] for key in ("lr", "capturable")} for group in self._groups]
         try:
             for group, rate in zip(self._groups, self._rates, strict=True):
-                group["lr"] = rate
+                group.update(lr=rate, capturable=recorded)
             self._optimizer.step()
         finally:
-            for group, number in zip(self._groups, numbers, strict=True):
-                group["lr"] = number
+            for group, values in zip(self._groups, before, strict=True):
+                group.update(values)
 
 
 class CapturedStep:
@@ -158,11 +163,11 @@ class CapturedStep:
                 return self._recorder.warm_up(lambda: self._run(given))
             inputs = {name: tensor.clone() for name, tensor in given.items()}
             try:
-                recorded = self._recorder.record(lambda: self._run(inputs))
+                recorded = self._recorder.record(lambda: self._run(inputs, recorded=True))
             except RuntimeError as error:
                 raise InputError(
                     "cuda_graph: True: the step cannot be recorded here; train with "
-                    f"cuda_graph=False ({first_line(error)})"
+                    f"cuda_graph=False ({first_line(_first_of(error))})"
                 ) from error
             self._recorded[shape] = (inputs, *recorded)
         inputs, replay, outputs = self._recorded[shape]
@@ -171,8 +176,15 @@ class CapturedStep:
         replay()
         return tuple(output.clone() for output in outputs)  # the next replay writes there
 
-    def _run(self, batch: Batch) -> Outputs:
-        return self._step(batch, self._rates.step)
+    def _run(self, batch: Batch, *, recorded: bool = False) -> Outputs:
+        return self._step(batch, partial(self._rates.step, recorded=recorded))
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """What broke a recording: to end a broken one is an error too, which says nothing of it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def padded_size(items: int) -> int:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from model_zoo.core.data.spec import BATCH_ROWS
 from model_zoo.core.files import write_aside
-from model_zoo.core.memory import keep_freed_memory
+from model_zoo.core.memory import keep_few_kernels, keep_freed_memory
 from model_zoo.core.training.averaging import WeightAverage
 from model_zoo.core.training.captured import CapturedStep, require_capturable, require_cuda
 from model_zoo.core.training.evaluation import EvaluatedModel
@@ -90,6 +90,7 @@ class TrainableModel(EvaluatedModel):
         **kwargs: Any,
     ) -> None:
         require_in_range(accumulation_steps, factor, weight_average, embedding_update)
+        keep_few_kernels()
         # Before the next class, which may be a whole model: that calls compile() itself.
         self.precision = precision
         self.embedding_update = embedding_update

@@ -136,5 +136,6 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     keys = keys.numpy().astype(np.uint32)
     np.random.set_state((name, keys, int(position), int(has_gauss), gauss_value))
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    # A training may go on where there are more devices, fewer, or none.
+    for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)
