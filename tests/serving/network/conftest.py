@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,14 @@ def write_folded(path: Path, *, seed: int = 0, model: str = "QIN", **content: An
     folded = make_model(path.parent, model=model).fold()
     save_folded(path, FoldedFile(folded, content.pop("ids", Ids("item_id")), 100, **content))
     return path
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """A service started in this process sets its threads; with others, sums have other last bits."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
