@@ -43,7 +43,7 @@ def write_folded(path: Path, *, seed: int = 0, model: str = "QIN", **content: An
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """A service started in this process sets its threads; with others, sums have other last bits."""
+    """A service sets its process's threads; with others, sums have other last bits."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
