@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.memory import KERNEL_CACHES
+from model_zoo.QIN.layers import AdaptiveSparseTargetAttention
+from model_zoo.QINPlus.layers import GatedTargetAttention
 from tests.QIN import test_model as qin
 from tests.QIN.test_model import ITEM_FEATURES, ITEMS, packed, padded_batch, prepare_training
 from tests.QINPlus import test_model as qin_plus
+from tests.summed import Summed
 from tests.TransformerDCN import test_model as transformer_dcn
 
 MODELS: dict[str, Callable[..., Any]] = {
@@ -111,3 +114,30 @@ def test_bf16_is_close_and_keeps_float32_weights(build: Callable[..., Any]) -> N
     half.train_step(batch)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
     assert all(parameter.isfinite().all() for parameter in half.parameters())
+
+
+@pytest.mark.parametrize(
+    ("module", "attention", "sums"),
+    [
+        ("QIN.layers.attention", lambda: AdaptiveSparseTargetAttention(8), 3),
+        ("QINPlus.layers", lambda: GatedTargetAttention(8, units=4), 5),
+    ],
+    ids=["QIN", "QIN+"],
+)
+def test_gradients_of_many_places_are_summed_in_float32(
+    module: str,
+    attention: Callable[[], Any],
+    sums: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On other devices than the CPU: CUDA adds up in the tensor's own precision, one by one."""
+    monkeypatch.setattr(f"model_zoo.{module}.available", lambda x: False)
+    torch.manual_seed(0)
+    layer = attention()
+    rows, index = torch.arange(12) // 4, torch.arange(12) % 2
+    target, items = (torch.randn(n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (3, 2))
+    with torch.autocast("cpu", torch.bfloat16), Summed() as summed:
+        layer.packed(target, items, rows, index).sum().backward()
+    assert target.grad is not None and items.grad is not None
+    assert len(summed.dtypes) >= sums
+    assert set(summed.dtypes) == {torch.float32}

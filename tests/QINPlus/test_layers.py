@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from model_zoo.QINPlus import kernels
 from model_zoo.QINPlus.layers import GatedTargetAttention
 from tests import oracles
-from tests.summed import Summed
 
 
 class Drawn(NamedTuple):
@@ -228,20 +227,6 @@ def test_autocast_sums_in_float32(order: bool) -> None:
     for got, wanted in zip(drawn.gradients(rounded), drawn.gradients(exact), strict=True):
         assert got.dtype == torch.float32
         assert (got - wanted).norm() <= 0.1 * wanted.norm()
-
-
-def test_gradients_of_many_places_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On other devices than the CPU: CUDA adds up in the tensor's own precision, one by one."""
-    monkeypatch.setattr("model_zoo.QINPlus.layers.available", lambda x: False)
-    torch.manual_seed(0)
-    attention = GatedTargetAttention(8, units=4)
-    rows, index = torch.arange(12) // 4, torch.arange(12) % 2
-    target, items = (torch.randn(n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (3, 2))
-    with torch.autocast("cpu", torch.bfloat16), Summed() as summed:
-        attention.packed(target, items, rows, index).sum().backward()
-    assert target.grad is not None and items.grad is not None
-    assert len(summed.dtypes) >= 5
-    assert set(summed.dtypes) == {torch.float32}
 
 
 def test_parameters_by_name_and_shape() -> None:

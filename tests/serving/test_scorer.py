@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model_zoo.core.errors import InputError
+from model_zoo.core.memory import KERNEL_CACHES
 from model_zoo.core.serving import scorer as scorer_module
 from model_zoo.core.serving import users as users_module
 from model_zoo.core.serving.calibration import Calibration
@@ -56,6 +58,13 @@ def one_context(model: Any, rows: int) -> dict[str, Tensor]:
     tensors = {name: torch.as_tensor(value) for name, value in CONTEXT.items()}
     tensors["seen"] = torch.zeros(3, dtype=torch.long)
     return {name: value.expand(rows, *value.shape) for name, value in tensors.items()}
+
+
+def test_few_kernels_are_kept(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KERNEL_CACHES:
+        monkeypatch.delenv(name, raising=False)
+    make_scorer(model)
+    assert [os.environ[name] for name in KERNEL_CACHES] == ["64", "64"]
 
 
 def test_the_scores_of_one_user_are_the_models(model: Any, scorer: Scorer) -> None:

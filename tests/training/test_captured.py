@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -146,31 +147,31 @@ def test_a_shape_is_recorded_after_its_warm_up(monkeypatch: pytest.MonkeyPatch) 
         assert value == expected
 
 
-def test_a_step_that_cannot_be_recorded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(Recorded):
-        def record(self, run: Any) -> Any:
-            raise RuntimeError("operation not permitted\nwhen stream is capturing")
-
-    monkeypatch.setitem(captured.RECORDERS, "cpu", Failing)
-    step = CapturedStep(summing, optimizer(), CPU, "item_seq")
-    with pytest.raises(InputError, match=r"cuda_graph=False \(operation not permitted\)$"):
-        for first in range(4):
-            step(lists([2], first))
+def _refused() -> None:
+    raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
 
-def test_what_broke_a_recording_is_said_and_not_that_it_is_broken(
-    monkeypatch: pytest.MonkeyPatch,
+def _out_of_memory() -> None:
+    try:
+        raise RuntimeError("CUDA out of memory")
+    finally:  # as torch.cuda.graph ends a recording
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [(_refused, "operation not permitted"), (_out_of_memory, "CUDA out of memory")],
+)
+def test_a_step_that_cannot_be_recorded_says_what_broke_it(
+    fail: Callable[[], None], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Failing(Recorded):
         def record(self, run: Any) -> Any:
-            try:
-                raise RuntimeError("CUDA out of memory")
-            finally:  # as torch.cuda.graph ends a recording
-                raise RuntimeError("operation failed due to a previous error during capture")
+            fail()
 
     monkeypatch.setitem(captured.RECORDERS, "cpu", Failing)
     step = CapturedStep(summing, optimizer(), CPU, "item_seq")
-    with pytest.raises(InputError, match=r"cuda_graph=False \(CUDA out of memory\)$"):
+    with pytest.raises(InputError, match=rf"cuda_graph=False \({reason}\)$"):
         for first in range(4):
             step(lists([2], first))
 

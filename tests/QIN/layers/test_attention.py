@@ -11,7 +11,6 @@ from torch import Tensor
 from model_zoo.QIN.layers import AdaptiveSparseTargetAttention
 from tests import oracles
 from tests.oracles import gradients
-from tests.summed import Summed
 
 
 def draw(seed: int, rows: int, slots: int, dim: int, attention_dim: int | None = None):
@@ -106,20 +105,6 @@ def test_autocast_sums_in_float32() -> None:
     torch.testing.assert_close(rounded.float(), exact, atol=0.1, rtol=0.05)
     rounded.float().sum().backward()
     assert vectors.grad is not None and vectors.grad.dtype == torch.float32
-
-
-def test_gradients_of_many_places_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On other devices than the CPU: CUDA adds up in the tensor's own precision, one by one."""
-    monkeypatch.setattr("model_zoo.QIN.layers.attention.available", lambda x: False)
-    torch.manual_seed(0)
-    attention = AdaptiveSparseTargetAttention(8)
-    rows, index = torch.arange(12) // 4, torch.arange(12) % 2
-    target, items = (torch.randn(n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (3, 2))
-    with torch.autocast("cpu", torch.bfloat16), Summed() as summed:
-        attention.packed(target, items, rows, index).sum().backward()
-    assert target.grad is not None and items.grad is not None
-    assert len(summed.dtypes) >= 3
-    assert set(summed.dtypes) == {torch.float32}
 
 
 def test_attention_width_is_twice_the_item_width() -> None:
