@@ -71,7 +71,7 @@ def resume(folder: str, size: Size, device: torch.device, *, recorded: bool = Fa
         for name, settings in variants.items():
             whole = train(f"whole {name}", 2, **settings)
             half = train(f"half {name}", 1, **settings)
-            rest = train(f"rest {name}", 2, half, **settings)
+            rest = train(f"half {name}", 2, half, **settings)  # beside its best weights
             weights = whole["weights"]
             differing = sum(not torch.equal(weights[n], rest["weights"][n]) for n in weights)
             checks.append(Check(f"tensors that differ after a resume, {name}", differing, 0))

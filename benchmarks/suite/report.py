@@ -127,6 +127,7 @@ def _made_with(lines: Sequence[Line]) -> str:
     def all_of(field: str) -> str:
         return ", ".join(sorted({str(line[field]) for line in lines}))
 
+    machines = ", ".join(sorted({str(line.get("gpu") or line["cpu"]) for line in lines}))
     dates = sorted(str(line["date"])[:10] for line in lines)
     period = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "nothing has run yet"
     return (
@@ -135,7 +136,7 @@ def _made_with(lines: Sequence[Line]) -> str:
         "rows. gAUC weighs each user by rows, avgAUC each alike. rows/s: train rows "
         "times epochs over seconds of training, evaluations "
         f"included. {period}; Python {all_of('python')}, torch {all_of('torch')}, FuxiCTR "
-        f"{all_of('fuxictr')}; {all_of('cpu')}."
+        f"{all_of('fuxictr')}; {machines}."
     )
 
 
@@ -175,8 +176,11 @@ def _costs(result: Result) -> list[str]:
 
     failed = sum(line["phase"] == "seeds" for line in result.failed)
     count = f"{len(result.runs)}" + (f", {failed} failed" if failed else "")
-    shown = {"best_epoch": ".1f", "epochs": ".1f", "rows_per_s": ",.0f", "parameters": ",.0f"}
-    return [*(mean_of(field, form) for field, form in shown.items()), count]
+    rate = mean_of("rows_per_s", ",.0f")
+    if any(line.get("gpu") for line in result.runs.values()):
+        rate += " (GPU)"  # not to be compared with a CPU's
+    epochs = [mean_of(field, ".1f") for field in ("best_epoch", "epochs")]
+    return [*epochs, rate, mean_of("parameters", ",.0f"), count]
 
 
 def _chosen(lines: Sequence[Line], dataset: str, results: Sequence[Result]) -> str:

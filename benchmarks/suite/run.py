@@ -19,6 +19,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
+import torch
 
 from benchmarks.suite.baselines import fit_baseline
 from benchmarks.suite.plan import Run
@@ -124,6 +125,8 @@ class Runner:
         if self._stopping.is_set() or child.returncode in STOPPED:
             return None
         outcome: dict[str, Any] = {"command": shlex.join(["python", *shown]), "metrics": {}}
+        if self.gpu >= 0:
+            outcome["gpu"] = gpu_name(self.gpu)
         if child.returncode:
             last = (errors.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
             return {**outcome, "status": "failed", "error": last}
@@ -186,6 +189,13 @@ def _seconds_between(log: str, first: str, last: str) -> float:
         line = next(line for line in log.splitlines() if text in line)
         times.append(datetime.strptime(" ".join(line.split()[:2]), TIME))
     return max((times[1] - times[0]).total_seconds(), 1e-3)
+
+
+def gpu_name(index: int) -> str:
+    """The CUDA device, in words."""
+    if index < torch.cuda.device_count():
+        return torch.cuda.get_device_properties(index).name
+    return f"no CUDA device {index}"
 
 
 def cpu_name() -> str:
