@@ -63,7 +63,7 @@ def fit_baseline(kind: str, experiment: Experiment, settings: Sequence[str]) -> 
         parameters, metrics = train[dataset.item_col].n_unique(), ["AUC"]
     else:
         items = _item_matrix(dataset)
-        model = LogisticRegression(C=parse_overrides(settings).get("C", 1.0), max_iter=300)
+        model = LogisticRegression(C=parse_overrides(settings).get("C", 1.0), max_iter=1000)
         model.fit(_matrix(dataset, items, train), train[label].to_numpy())
         scores = [
             None if rows is None else model.predict_proba(_matrix(dataset, items, rows))[:, 1]
