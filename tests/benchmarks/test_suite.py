@@ -144,6 +144,13 @@ def test_means_and_paired_differences() -> None:
     assert "2026-11-25; Python v, torch v" in text
 
 
+def test_the_rate_of_runs_on_a_gpu_says_so() -> None:
+    on_gpu = line("second", 1, 0.7, rows_per_s=9000, gpu="A CARD")
+    text = report("made", MADE, [line("first", 1, 0.8, rows_per_s=1000), on_gpu])
+    assert "| – | – | 1,000 | – | 1 |" in text and "| – | – | 9,000 (GPU) | – | 1 |" in text
+    assert text.split("FuxiCTR v; ")[1].startswith("A CARD, v.")
+
+
 def test_differences_are_of_the_seeds_that_both_have() -> None:
     some = [one for one in LINES if (one["name"], one["seed"]) != ("ours", 2)]
     ours, first, *_ = results_of(MADE, some, "data")
