@@ -125,8 +125,8 @@ class Runner:
         if self._stopping.is_set() or child.returncode in STOPPED:
             return None
         outcome: dict[str, Any] = {"command": shlex.join(["python", *shown]), "metrics": {}}
-        if self.gpu >= 0:
-            outcome["gpu"] = gpu_name(self.gpu)
+        if 0 <= self.gpu < torch.cuda.device_count():  # otherwise it ran on the CPU
+            outcome["gpu"] = torch.cuda.get_device_properties(self.gpu).name
         if child.returncode:
             last = (errors.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
             return {**outcome, "status": "failed", "error": last}
@@ -189,13 +189,6 @@ def _seconds_between(log: str, first: str, last: str) -> float:
         line = next(line for line in log.splitlines() if text in line)
         times.append(datetime.strptime(" ".join(line.split()[:2]), TIME))
     return max((times[1] - times[0]).total_seconds(), 1e-3)
-
-
-def gpu_name(index: int) -> str:
-    """The CUDA device, in words."""
-    if index < torch.cuda.device_count():
-        return torch.cuda.get_device_properties(index).name
-    return f"no CUDA device {index}"
 
 
 def cpu_name() -> str:
